@@ -1,0 +1,41 @@
+# Every target does the set-up it needs in .venv; only Python 3.11-3.13 with a shared libpython, make and a package index are assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
+export DATA FULL SLACK
+
+.PHONY: demo test test-external lint bench-backend fit-virtual clean
+
+demo: models
+	$(BIN)/python -m benchmarks.demo
+
+test: models lint
+	$(BIN)/python -m pytest -m "not external and not device" -q
+
+test-external: models
+	$(BIN)/python -m pytest -m "external" -q
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench-backend: models
+	$(BIN)/python -m benchmarks.backend
+
+fit-virtual: $(READY)
+	$(BIN)/python -m benchmarks.fit_virtual_board
+
+.PHONY: models
+models: $(READY)
+	$(BIN)/teg models build --if-missing
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "torch==2.13.*"
+	$(BIN)/python -m pip install --quiet --editable ".[server,solver,jtop,dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) out build ./*.egg-info

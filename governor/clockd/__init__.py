@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small privileged daemon that owns the clocks."""

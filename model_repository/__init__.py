@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example models, as a Triton model repository."""

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board page: what clockd knows of the board, in one record.
+
+The joule counter only grows, so anybody may difference it; `energy_error_j` bounds what sampling and the power sensor's
+averaging may have hidden from it so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .pages import HEADER_WORDS, WORD, Page, Record, fixed, text
+
+RAILS = 8
+ZONES = 12
+Point = tuple[int | None, ...]
+"""The five knobs gpu_hz, gpu_min_hz, emc_hz, cpu_hz, cores; None where the board lacks one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardReading:
+    """One look at the board; times are CLOCK_MONOTONIC nanoseconds."""
+
+    board: str
+    virtual: bool
+    observe_only: bool
+    sampled_ns: int
+    requested: Point
+    observed: Point
+    energy_j: float
+    energy_error_j: float
+    power_w: float
+    lease_pid: int
+    """Holder of the lease, 0 if nobody holds one and the clocks are the board's own."""
+    lease_expires_ns: int
+    throttle_events: int
+    """Throttle and over-current events since clockd started."""
+    foreign_changes: int
+    """Times somebody else was seen to change a clock that a lease held."""
+    rails_w: dict[str, float] = field(default_factory=dict)
+    zones_celsius: dict[str, float] = field(default_factory=dict)
+
+
+_NAMED = "16sd"
+_READING = Record(HEADER_WORDS * WORD, "64sBBQ5Q5QdddQQQQ" + _NAMED * (RAILS + ZONES))
+
+
+class BoardPage(Page):
+    """Written by clockd at every sample, read by everybody."""
+
+    magic = b"TEGBOARD"
+    version = 1
+    size = _READING.offset + _READING.size
+
+    def write(self, reading: BoardReading) -> None:
+        """Publish one reading and beat."""
+        named = _pack(reading.rails_w, RAILS) + _pack(reading.zones_celsius, ZONES)
+        clocks = [value or 0 for value in (*reading.requested, *reading.observed)]
+        head = (fixed(reading.board, 64), reading.virtual, reading.observe_only, reading.sampled_ns)
+        energy = (reading.energy_j, reading.energy_error_j, reading.power_w)
+        tail = (reading.lease_pid, reading.lease_expires_ns, reading.throttle_events, reading.foreign_changes)
+        _READING.write(self.memory, (*head, *clocks, *energy, *tail, *named))
+        self.beat()
+
+    def read(self) -> BoardReading | None:
+        """The latest reading, None before the first."""
+        fields = _READING.read(self.memory)
+        if fields is None:
+            return None
+        clocks = [value or None for value in fields[4:14]]
+        named = fields[21:]
+        rails, zones = named[: 2 * RAILS], named[2 * RAILS :]
+        head = (text(fields[0]), bool(fields[1]), bool(fields[2]), fields[3])
+        return BoardReading(*head, tuple(clocks[:5]), tuple(clocks[5:]), *fields[14:21], _unpack(rails), _unpack(zones))
+
+
+def _pack(values: dict[str, float], slots: int) -> tuple[bytes | float, ...]:
+    pairs = [*list(values.items())[:slots], *[("", 0.0)] * (slots - len(values))]
+    return tuple(part for name, value in pairs for part in (fixed(name, 16), value))
+
+
+def _unpack(flat: tuple[bytes | float, ...]) -> dict[str, float]:
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return {text(name): float(value) for name, value in pairs if isinstance(name, bytes) and name.strip(b"\0")}
