@@ -7,7 +7,7 @@ averaging may have hidden from it so far.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .pages import HEADER_WORDS, WORD, Page, Record, fixed, text
 
@@ -68,10 +68,12 @@ class BoardPage(Page):
         if fields is None:
             return None
         clocks = [value or None for value in fields[4:14]]
-        named = fields[21:]
-        rails, zones = named[: 2 * RAILS], named[2 * RAILS :]
-        head = (text(fields[0]), bool(fields[1]), bool(fields[2]), fields[3])
-        return BoardReading(*head, tuple(clocks[:5]), tuple(clocks[5:]), *fields[14:21], _unpack(rails), _unpack(zones))
+        rails, zones = fields[21 : 21 + 2 * RAILS], fields[21 + 2 * RAILS :]
+        name, virtual, observe_only, sampled_ns = text(fields[0]), bool(fields[1]), bool(fields[2]), fields[3]
+        reading = BoardReading(
+            name, virtual, observe_only, sampled_ns, tuple(clocks[:5]), tuple(clocks[5:]), *fields[14:21]
+        )
+        return replace(reading, rails_w=_unpack(rails), zones_celsius=_unpack(zones))
 
 
 def _pack(values: dict[str, float], slots: int) -> tuple[bytes | float, ...]:

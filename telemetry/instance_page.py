@@ -144,7 +144,8 @@ class InstancePage(Page):
         for number in range(first, end):
             fields = _RING.read(self.memory, number % RING)
             if fields is not None and fields[0] == number:
-                samples.append(Sample(*fields[1:5], Status(fields[5])))
+                arrival_ns, start_ns, end_ns, batch, status = fields[1:]
+                samples.append(Sample(arrival_ns, start_ns, end_ns, batch, Status(status)))
         return samples, end, end - cursor - len(samples)
 
     def write_knobs(self, knobs: Knobs, ttl_s: float) -> None:
@@ -184,7 +185,10 @@ class InstancePage(Page):
     def info(self) -> InstanceInfo | None:
         """The description, None before it was written."""
         fields = _INFO.read(self.memory)
-        return InstanceInfo(*(text(name) for name in fields[:4]), *fields[4:]) if fields else None
+        if fields is None:
+            return None
+        model, version, instance, workload = (text(name) for name in fields[:4])
+        return InstanceInfo(model, version, instance, workload, *fields[4:])
 
     def write_stretch(self, factors: tuple[float, ...]) -> None:
         """Set the slow-down of each of `STRETCH_BATCHES` against maximum clocks; for a virtual board's clockd only."""
