@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of this package.
+
+BoardError
+  NoBoard             nothing here that this layer knows how to control
+  NodeError           one kernel file, `path` says which
+    NodeMissing       it is not there
+    KnobDenied        it may not be read or written by this user
+    KnobRefused       the kernel refused what was written
+    SensorUnavailable there is no value now (power-gated, disabled channel)
+    SensorImplausible the value read cannot be true
+  NotOffered          a clock point outside the board's table
+  ClockNotHonoured    a clock that does not read back as asked
+  WorkloadUnreadable  a coefficients file of a virtual board
+"""
+
+from __future__ import annotations
+
+import errno
+
+from .clocks import ClockPoint
+
+
+class BoardError(Exception):
+    """Base of this package's errors."""
+
+
+class NoBoard(BoardError):
+    """Nothing here that this layer knows how to control."""
+
+
+class NodeError(BoardError):
+    """Something about one kernel file; `path` says which, `code` is the errno (0 if there was none)."""
+
+    def __init__(self, path: str, message: str, code: int = 0) -> None:
+        self.path = path
+        self.code = code
+        super().__init__(f"{path}: {message}")
+
+
+class NodeMissing(NodeError):
+    """The file is not there, or its device went away."""
+
+
+class KnobDenied(NodeError):
+    """This user may not read or write the file."""
+
+
+class KnobRefused(NodeError):
+    """The kernel refused what was written."""
+
+
+class SensorUnavailable(NodeError):
+    """There is no value now: the engine is power-gated, or the channel disabled."""
+
+
+class SensorImplausible(NodeError):
+    """The value read cannot be true (negative power, not a number)."""
+
+
+class NotOffered(BoardError):
+    """A point outside the board's table."""
+
+    def __init__(self, point: ClockPoint) -> None:
+        self.point = point
+        super().__init__(f"the board does not offer {point}")
+
+
+class ClockNotHonoured(BoardError):
+    """A clock that does not read back as asked."""
+
+    def __init__(self, domain: str, requested_hz: int, observed_hz: int | None, settle_s: float) -> None:
+        self.domain = domain
+        self.requested_hz = requested_hz
+        self.observed_hz = observed_hz
+        self.settle_s = settle_s
+        super().__init__(f"{domain}: asked for {requested_hz}, reads {observed_hz} after {settle_s:.3f} s")
+
+
+class WorkloadUnreadable(BoardError):
+    """A coefficients file that cannot be used."""
+
+    def __init__(self, source: str, message: str) -> None:
+        self.source = source
+        super().__init__(f"{source}: {message}")
+
+
+_KINDS: dict[int, type[NodeError]] = {
+    errno.ENOENT: NodeMissing,
+    errno.ENODEV: NodeMissing,
+    errno.ENXIO: NodeMissing,
+    errno.EACCES: KnobDenied,
+    errno.EPERM: KnobDenied,
+    errno.EROFS: KnobDenied,
+    errno.ELOOP: KnobDenied,
+    errno.EAGAIN: SensorUnavailable,
+    errno.ENODATA: SensorUnavailable,
+}
+
+
+def node_error(path: str, error: OSError, *, writing: bool = False) -> NodeError:
+    """The typed error for a failed system call on a kernel file; anything not known is a refusal or no value."""
+    code = error.errno or 0
+    unknown = KnobRefused if writing else SensorUnavailable
+    kind = _KINDS.get(code, unknown)
+    if writing and kind is SensorUnavailable:
+        kind = KnobRefused
+    return kind(path, error.strerror or str(error), code)
