@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of this package.
+
+GovernorError
+  ConfigInvalid       a setting is unknown or out of range
+  ClockdUnavailable   nobody answers on clockd's socket
+  LeaseRefused        clockd said no, with its reason
+  LeaseLost           the lease ended before it was released
+  NothingToGovern     no live model instance, or none with an objective
+  SearchError
+    Infeasible        no point meets the objective
+    UnknownPoint      a point that is not on the grid was told
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class GovernorError(Exception):
+    """Base of this package's errors."""
+
+
+class ConfigInvalid(GovernorError):
+    """A setting is unknown or out of range; `key` names it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key = key
+        super().__init__(f"{key}: {message}")
+
+
+class ClockdUnavailable(GovernorError):
+    """Nobody answers on clockd's socket."""
+
+    def __init__(self, socket: Path, message: str) -> None:
+        self.socket = socket
+        super().__init__(f"{socket}: {message}")
+
+
+class LeaseRefused(GovernorError):
+    """Clockd said no; `reason` is one of the protocol's error kinds."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {message}")
+
+
+class LeaseLost(GovernorError):
+    """The lease ended (expired, taken back, or clockd restarted) before it was released."""
+
+
+class NothingToGovern(GovernorError):
+    """No live model instance, or none that states an objective."""
+
+
+class SearchError(GovernorError):
+    """Base of the search's errors."""
+
+
+class Infeasible(SearchError):
+    """No point meets the objective; `best_latency_s` is the lowest latency quantile seen, in seconds."""
+
+    def __init__(self, best_latency_s: float, slo_s: float) -> None:
+        self.best_latency_s = best_latency_s
+        self.slo_s = slo_s
+        super().__init__(
+            f"the objective of {slo_s:.4f} s is out of reach: the fastest point took {best_latency_s:.4f} s"
+        )
+
+
+class UnknownPoint(SearchError):
+    """A point that is not on the grid was told."""
+
+    def __init__(self, point: dict[str, float]) -> None:
+        self.point = point
+        super().__init__(f"not a point of this search: {point}")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The promise to inference, and the verdict on one window of traffic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+DOUBT = 0.05
+"""A window counts as broken when a system that keeps its promise would show so many late requests less often than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """The `quantile` of server-side latency stays at or below `limit_s`, judged over windows of `window_s` seconds."""
+
+    quantile: float
+    limit_s: float
+    window_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise ValueError(f"quantile must lie between 0 and 1, got {self.quantile}")
+        if not (self.limit_s > 0 and self.window_s > 0):
+            raise ValueError(f"limit_s and window_s must be positive, got {self.limit_s} and {self.window_s}")
+
+
+class Verdict(Enum):
+    """What one window says about the promise."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+    """Too few requests to tell."""
+
+
+def judge(latencies_s: Sequence[float], failed: int, slo: Slo) -> Verdict:
+    """The verdict on a window: `failed` requests count as late.
+
+    Broken means that the share of late requests exceeds `1 - quantile` beyond doubt (one-sided binomial test at `DOUBT`);
+    unknown, that even a window of nothing but late requests could not prove it.
+    """
+    late = failed + sum(latency_s > slo.limit_s for latency_s in latencies_s)
+    total = failed + len(latencies_s)
+    share = 1 - slo.quantile
+    if total == 0 or share**total >= DOUBT:
+        return Verdict.UNKNOWN
+    return Verdict.BROKEN if chance_of_late(late, total, share) < DOUBT else Verdict.KEPT
+
+
+def chance_of_late(late: int, total: int, share: float) -> float:
+    """Probability of at least `late` late requests among `total` when each is late with probability `share`."""
+    fewer = (math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(late))
+    return max(0.0, 1.0 - math.fsum(fewer))

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which point to try next: constrained Bayesian optimisation over clocks and batch limit, after PolyThrottle.
+
+Minimise energy per request subject to a latency quantile: five first points, then the largest product of expected
+improvement and probability of feasibility [Yan, Wang, Venkataraman, arXiv 2310.19991; Gardner et al., ICML 2014].
+Three things differ from the paper, each because it loses less time or breaks the objective less often: the first of the
+five points is the fastest one; models are of log energy and log latency over log knobs, where power laws are straight
+lines (a linear kernel beside a Matérn one); and the acquisition is computed in logs, which does not vanish in the tails.
+
+Tensors are float64: candidates `n x d` (scaled log knobs in [0, 1]), observations `m x d` and `m x 1`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogProbabilityOfFeasibility
+from botorch.exceptions.errors import ModelFittingError
+from botorch.exceptions.warnings import BotorchWarning
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import ModelListGP, SingleTaskGP
+from botorch.models.transforms import Standardize
+from gpytorch.constraints import GreaterThan
+from gpytorch.kernels import LinearKernel, MaternKernel, ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import LogNormalPrior
+from linear_operator.utils.errors import NanError, NotPSDError
+
+from .errors import Infeasible, UnknownPoint
+
+KNOBS = ("cores", "cpu_hz", "gpu_hz", "gpu_min_hz", "emc_hz", "batch")
+FIRST_POINTS = 5
+CHUNK = 2048
+SURE = 0.9
+"""Probability of feasibility above which a point may be recommended, if any is."""
+
+Point = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The point to run at: its joules per request, latency quantile in seconds, and the chance that it is feasible."""
+
+    point: dict[str, float]
+    energy_j: float
+    latency_s: float
+    probability_feasible: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one trial showed."""
+
+    index: int
+    latency_s: float
+    energy_j: float
+
+
+class Search:
+    """Ask for a point, tell what it measured; pure but for its own random state, so the same tells give the same asks.
+
+    `knobs` maps any of `KNOBS` to its real values, ascending. `regret` ends the search (`ask` returns None) once no point
+    is expected to improve the best energy by more than that fraction.
+    """
+
+    def __init__(
+        self,
+        knobs: Mapping[str, Sequence[float]],
+        slo_s: float,
+        seed: int,
+        prior: object = None,
+        regret: float | None = None,
+    ) -> None:
+        self.knobs = _checked(knobs)
+        if not slo_s > 0:
+            raise ValueError(f"slo_s must be positive, got {slo_s}")
+        if prior is not None:
+            raise ValueError("prior: surfaces of other workloads are not used by this search yet; pass None")
+        self.slo_s = slo_s
+        self.regret = regret
+        self.points = _grid(self.knobs)
+        self._index = {tuple(point.values()): number for number, point in enumerate(self.points)}
+        self._candidates = _features(self.points, self.knobs)
+        self._told: list[Observation] = []
+        self._asked: list[int] = []
+        self._first = _first_points(self.points, random.Random(seed))  # noqa: S311 - an experiment design
+        torch.manual_seed(seed)
+
+    def ask(self) -> dict[str, float] | None:
+        """The next point to try; None once `regret` was given and is met, or every point was tried.
+
+        Raises `Infeasible` when the fastest point and every other first point missed the SLO.
+        """
+        self._refuse_hopeless()
+        if len(self._asked) < len(self._first):
+            return self._take(self._first[len(self._asked)])
+        open_points = [number for number in range(len(self.points)) if number not in set(self._asked)]
+        if not open_points:
+            return None
+        model = self._fit()
+        if model is None:
+            return self._take(self._nearest_to_best(open_points))
+        scores = self._acquire(model, open_points)
+        if self.regret is not None and self._incumbent() is not None and float(scores.max()) < math.log(self.regret):
+            return None
+        return self._take(open_points[int(scores.argmax())])
+
+    def tell(self, point: Point, latency_s: float, energy_j: float) -> None:
+        """Record a trial: the latency quantile in seconds and joules per request, both finite, positive and noisy.
+
+        Raises `ValueError` for other numbers and `UnknownPoint` for a point that is not on the grid.
+        """
+        for name, value in (("latency_s", latency_s), ("energy_j", energy_j)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be finite and positive, got {value}; an unmeasured trial is not told")
+        key = tuple(float(point[name]) if name in point else math.nan for name in self.knobs)
+        if key not in self._index or set(point) != set(self.knobs):
+            raise UnknownPoint(dict(point))
+        index = self._index[key]
+        self._told.append(Observation(index, latency_s, energy_j))
+        if index not in self._asked:
+            self._asked.append(index)
+
+    def best(self) -> Best | None:
+        """The cheapest point tried that is feasible with confidence, or the cheapest seen feasible; None before any."""
+        if not self._told:
+            return None
+        model = self._fit() if len(self._told) >= FIRST_POINTS else None
+        seen = sorted({observation.index for observation in self._told})
+        judged = [self._judge(index) for index in seen] if model is None else self._smooth(model, seen)
+        feasible = [best for best in judged if best.latency_s <= self.slo_s]
+        sure = [best for best in feasible if best.probability_feasible >= SURE]
+        return min(sure or feasible, key=lambda best: best.energy_j, default=None)
+
+    def _take(self, index: int) -> dict[str, float]:
+        self._asked.append(index)
+        return dict(self.points[index])
+
+    def _refuse_hopeless(self) -> None:
+        if len(self._told) >= FIRST_POINTS and all(seen.latency_s > self.slo_s for seen in self._told):
+            if any(seen.index == self._first[0] for seen in self._told):
+                raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
+
+    def _incumbent(self) -> float | None:
+        energies = [seen.energy_j for seen in self._told if seen.latency_s <= self.slo_s]
+        return min(energies, default=None)
+
+    def _nearest_to_best(self, open_points: list[int]) -> int:
+        """Without a model: the untried point nearest to the cheapest feasible one (else to the fastest)."""
+        told = [seen for seen in self._told if seen.latency_s <= self.slo_s]
+        anchor = min(told, key=lambda seen: seen.energy_j).index if told else self._first[0]
+        distances = (self._candidates[open_points] - self._candidates[anchor]).norm(dim=1)
+        return open_points[int(distances.argmin())]
+
+    def _fit(self) -> ModelListGP | None:
+        """GPs of log energy and log latency on what was told; None when the numerics fail, which never stops a search."""
+        inputs = self._candidates[[seen.index for seen in self._told]]
+        logs = torch.tensor([[math.log(seen.energy_j), math.log(seen.latency_s)] for seen in self._told]).double()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", BotorchWarning)
+                return ModelListGP(*(_fitted(inputs, logs[:, [column]]) for column in (0, 1)))
+        except (ModelFittingError, NotPSDError, NanError):
+            return None
+
+    def _acquire(self, model: ModelListGP, open_points: list[int]) -> torch.Tensor:
+        """Log of (expected improvement x probability of feasibility) in log energy, `n`."""
+        incumbent = self._incumbent()
+        limits = {1: (None, math.log(self.slo_s))}
+        if incumbent is None:
+            acquisition: Any = LogProbabilityOfFeasibility(model, constraints=limits)
+        else:
+            acquisition = LogConstrainedExpectedImprovement(
+                model, best_f=math.log(incumbent), objective_index=0, constraints=limits, maximize=False
+            )
+        chunks = self._candidates[open_points].unsqueeze(1).split(CHUNK)
+        with torch.no_grad():
+            return torch.cat([acquisition(chunk) for chunk in chunks])
+
+    def _smooth(self, model: ModelListGP, seen: list[int]) -> list[Best]:
+        """What the models say of points already tried: noise averaged over their neighbours."""
+        with torch.no_grad():
+            posterior = model.posterior(self._candidates[seen])
+        mean, deviation = posterior.mean, posterior.variance.sqrt()
+        normal = torch.distributions.Normal(mean[:, 1], deviation[:, 1])
+        feasible = normal.cdf(torch.tensor(math.log(self.slo_s)))
+        rows = zip(seen, mean.exp().tolist(), feasible.tolist(), strict=True)
+        return [Best(dict(self.points[index]), energy, latency, sure) for index, (energy, latency), sure in rows]
+
+    def _judge(self, index: int) -> Best:
+        """What the trials alone say of a point, before there are enough for a model."""
+        told = [seen for seen in self._told if seen.index == index]
+        latency_s = sum(seen.latency_s for seen in told) / len(told)
+        energy_j = sum(seen.energy_j for seen in told) / len(told)
+        return Best(dict(self.points[index]), energy_j, latency_s, float(latency_s <= self.slo_s))
+
+
+def _checked(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    unknown = set(knobs) - set(KNOBS)
+    if unknown or not knobs:
+        raise ValueError(f"knobs must be some of {KNOBS}, got {sorted(knobs)}")
+    for name, values in knobs.items():
+        if not values or list(values) != sorted(set(values)) or values[0] <= 0:
+            raise ValueError(f"{name}: values must be positive and ascend without repeats, got {list(values)}")
+    return {name: tuple(float(value) for value in knobs[name]) for name in KNOBS if name in knobs}
+
+
+def _grid(knobs: Mapping[str, tuple[float, ...]]) -> list[dict[str, float]]:
+    """Every combination, but for those whose lower GPU limit lies above the upper one."""
+    points = [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
+    return [point for point in points if point.get("gpu_min_hz", 0.0) <= point.get("gpu_hz", math.inf)]
+
+
+def _features(points: list[dict[str, float]], knobs: Mapping[str, tuple[float, ...]]) -> torch.Tensor:
+    """Scaled logs of the knobs, `n x d` in [0, 1]; a knob of one value is a constant 0."""
+    columns = []
+    for name, values in knobs.items():
+        low, span = math.log(values[0]), math.log(values[-1] / values[0])
+        columns.append([(math.log(point[name]) - low) / span if span else 0.0 for point in points])
+    return torch.tensor(columns, dtype=torch.float64).T
+
+
+def _first_points(points: list[dict[str, float]], rng: random.Random) -> list[int]:
+    """The fastest point (every clock at its top, smallest batch) and four random ones."""
+    fastest = max(
+        range(len(points)),
+        key=lambda number: [(-1 if name == "batch" else 1) * value for name, value in points[number].items()],
+    )
+    others = [number for number in range(len(points)) if number != fastest]
+    return [fastest, *rng.sample(others, min(FIRST_POINTS - 1, len(others)))]
+
+
+def _fitted(inputs: torch.Tensor, targets: torch.Tensor) -> SingleTaskGP:
+    """A GP with a linear and a Matérn-5/2 kernel, one length scale per knob; `inputs` m x d, `targets` m x 1."""
+    dimensions = inputs.shape[-1]
+    matern = MaternKernel(nu=2.5, ard_num_dims=dimensions, lengthscale_prior=LogNormalPrior(math.log(0.8), 0.9))
+    covariance = ScaleKernel(matern, outputscale_prior=LogNormalPrior(-1.0, 1.0)) + LinearKernel(
+        ard_num_dims=dimensions
+    )
+    noise = LogNormalPrior(math.log(2e-3), 1.5)
+    likelihood = GaussianLikelihood(noise_prior=noise, noise_constraint=GreaterThan(1e-5))
+    model = SingleTaskGP(
+        inputs, targets, covar_module=covariance, likelihood=likelihood, outcome_transform=Standardize(m=1)
+    )
+    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model), optimizer_kwargs={"options": {"maxiter": 60}})
+    return model

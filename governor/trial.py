@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a window of live traffic says about one point: joules per request at the offered load, and a latency quantile.
+
+A few seconds of Poisson traffic hold more luck than signal: at 15 requests a second, a five-second window sees 75 +- 9
+arrivals, and idle energy per request varies as much. Both figures are therefore brought to the load offered over the
+whole run. Energy: power is close to linear in the device's busy share, so a line through the window's segments gives it
+at the busy share which the long-run load implies. Latency: the window's service times are replayed against the arrivals
+of the whole run (`predictor.queueing`), which also makes trials comparable with one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from predictor.queueing import ServiceTimes, replay
+from telemetry.instance_page import Sample, Status
+
+from .guard import Slo
+
+SEGMENT_S = 0.5
+"""Length of the segments whose power is compared with their busy share; longer than the INA3221's 430 ms average."""
+
+HOPELESS = 4.0
+"""Latencies beyond this multiple of the limit are reported as this multiple: how far beyond says nothing useful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feasible:
+    """The point keeps the SLO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violated:
+    """The point breaks the SLO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """Nobody could measure the point, for this reason; such a trial is kept but never learnt from."""
+
+    reason: str
+
+
+Outcome = Feasible | Violated | Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Counters at one moment: CLOCK_MONOTONIC seconds, joules, and per-board sums of busy seconds and requests."""
+
+    at_s: float
+    energy_j: float
+    busy_s: float
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWindow:
+    """One model's traffic: requests finished in the window, and arrivals (seconds) of the whole run so far."""
+
+    samples: tuple[Sample, ...]
+    arrivals_s: tuple[float, ...]
+    slo: Slo
+    batch_limit: int
+    batch_wait_s: float = 0.0
+
+    @property
+    def rate_hz(self) -> float:
+        """Requests per second offered over the whole run; 0 with fewer than two arrivals."""
+        if len(self.arrivals_s) < 2:
+            return 0.0
+        return (len(self.arrivals_s) - 1) / (self.arrivals_s[-1] - self.arrivals_s[0])
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One finished trial. `latency_s` is the constrained quantile at the offered load, of the model nearest its limit."""
+
+    point: dict[str, float]
+    outcome: Outcome
+    energy_j: float | None = None
+    latency_s: float | None = None
+    window_s: float = 0.0
+    requests: int = 0
+    measured_latency_s: float | None = None
+    """The window's own quantile, luck included."""
+
+
+def energy_per_request_j(ticks: Sequence[Tick], rate_hz: float) -> float:
+    """Joules per request at `rate_hz`, idle energy included; `ValueError` if the window holds no request or no time."""
+    span_s = ticks[-1].at_s - ticks[0].at_s
+    requests = ticks[-1].requests - ticks[0].requests
+    if span_s <= 0 or requests <= 0 or rate_hz <= 0:
+        raise ValueError("no energy per request without time, requests and load")
+    power_w = (ticks[-1].energy_j - ticks[0].energy_j) / span_s
+    busy = (ticks[-1].busy_s - ticks[0].busy_s) / span_s
+    implied = min(1.0, rate_hz * (ticks[-1].busy_s - ticks[0].busy_s) / requests)
+    return (power_w + _slope_w(ticks) * (implied - busy)) / rate_hz
+
+
+def _slope_w(ticks: Sequence[Tick]) -> float:
+    """Watts per unit of busy share: least squares over segments, never negative, 0 if they do not differ."""
+    rows, first = [], ticks[0]
+    for tick in ticks[1:]:
+        if (span_s := tick.at_s - first.at_s) >= SEGMENT_S:
+            rows.append(((tick.busy_s - first.busy_s) / span_s, (tick.energy_j - first.energy_j) / span_s))
+            first = tick
+    if len(rows) < 3:
+        return 0.0
+    mean_busy = sum(busy for busy, _ in rows) / len(rows)
+    mean_w = sum(power for _, power in rows) / len(rows)
+    spread = sum((busy - mean_busy) ** 2 for busy, _ in rows)
+    together = sum((busy - mean_busy) * (power - mean_w) for busy, power in rows)
+    return max(0.0, together / spread) if spread > 1e-6 else 0.0
+
+
+def service_times(samples: Sequence[Sample]) -> ServiceTimes:
+    """Service times by batch size, each batch counted once; `ValueError` if no request was served."""
+    batches = {sample.start_ns: sample for sample in samples if sample.status is Status.OK}
+    sizes: dict[int, list[float]] = {}
+    for sample in batches.values():
+        sizes.setdefault(sample.batch, []).append(sample.service_s)
+    return ServiceTimes({size: tuple(times) for size, times in sizes.items()})
+
+
+def latency_at_load_s(window: ModelWindow) -> float:
+    """The SLO's quantile of latency when the whole run's arrivals meet this window's service times, in seconds."""
+    replayed = replay(window.arrivals_s, service_times(window.samples), window.batch_limit, window.batch_wait_s)
+    return min(replayed.quantile_s(window.slo.quantile), HOPELESS * window.slo.limit_s)
+
+
+def conclude(point: dict[str, float], ticks: Sequence[Tick], models: Sequence[ModelWindow]) -> TrialRecord:
+    """The record of one trial; `Invalid("idle")` if a model served nothing in the window.
+
+    With several models the latency is that of the one nearest its limit, expressed in the first model's seconds.
+    """
+    requests = sum(len(model.samples) for model in models)
+    span_s = ticks[-1].at_s - ticks[0].at_s if len(ticks) > 1 else 0.0
+    try:
+        energy_j = energy_per_request_j(ticks, sum(model.rate_hz for model in models))
+        predicted = max(latency_at_load_s(model) / model.slo.limit_s for model in models)
+    except (ValueError, IndexError):
+        return TrialRecord(point, Invalid("idle"), window_s=span_s, requests=requests)
+    outcome = Feasible() if predicted <= 1.0 else Violated()
+    measured = max(_measured_s(model) / model.slo.limit_s for model in models)
+    unit_s = models[0].slo.limit_s
+    return TrialRecord(point, outcome, energy_j, predicted * unit_s, span_s, requests, measured * unit_s)
+
+
+def _measured_s(window: ModelWindow) -> float:
+    latencies = sorted(sample.latency_s for sample in window.samples)
+    return latencies[min(len(latencies) - 1, int(window.slo.quantile * len(latencies)))]

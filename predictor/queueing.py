@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latency of a batching server, by replaying arrivals.
+
+One server takes up to `batch_limit` waiting requests at a time (the discipline of the governed backend's batcher). Its
+latency at a load is found by replaying a trace of arrivals against service times, after Lindley's recursion (1952)
+extended to batches. Replaying the *same* arrivals for every configuration removes the luck of the draw from their
+comparison (common random numbers), which is why a short trial can be judged on a long trace.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTimes:
+    """Seconds that a batch occupies the server, as measured, by batch size; sizes not seen are interpolated.
+
+    Raises `ValueError` if no size was seen or a time is not positive.
+    """
+
+    seconds: Mapping[int, tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        if not any(self.seconds.values()):
+            raise ValueError("no service time was measured")
+        if any(time_s <= 0 for times in self.seconds.values() for time_s in times):
+            raise ValueError("service times must be positive")
+
+    def mean_s(self, batch: int) -> float:
+        """Mean seconds of one batch of this size: measured, or on the line through the nearest two sizes measured."""
+        means = {size: sum(times) / len(times) for size, times in self.seconds.items() if times}
+        if batch in means:
+            return means[batch]
+        near, *others = sorted(means, key=lambda size: abs(size - batch))
+        if not others:
+            # One size only: nothing is known of what batching saves, so claim that it saves nothing.
+            return means[near] * batch / near
+        other = others[0]
+        slope = (means[other] - means[near]) / (other - near)
+        return max(means[near] + max(slope, 0.0) * (batch - near), min(means.values()) / 2)
+
+    def draw_s(self, batch: int, rng: random.Random) -> float:
+        """One service time of a batch of this size: resampled from those measured, scaled if this size was not seen."""
+        if times := self.seconds.get(batch):
+            return rng.choice(times)
+        near = min((size for size, times in self.seconds.items() if times), key=lambda size: abs(size - batch))
+        return rng.choice(self.seconds[near]) * self.mean_s(batch) / self.mean_s(near)
+
+
+@dataclass(frozen=True, slots=True)
+class Vacation:
+    """Time the server is away when it finds nobody waiting: a training slice that cannot be interrupted.
+
+    A slice lasts `slice_s`; between two of them the server stays idle so that training takes `duty` of the idle time.
+    """
+
+    slice_s: float = 0.0
+    duty: float = 0.0
+
+
+NONE = Vacation()
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay found: latency of each request in seconds, in order of arrival, and the server's busy share."""
+
+    latencies_s: tuple[float, ...]
+    busy_share: float
+    mean_batch: float
+
+    def quantile_s(self, q: float) -> float:
+        """The q-quantile of latency in seconds."""
+        return quantile(self.latencies_s, q)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that at least a share `q` of the values does not exceed; `ValueError` if there is none."""
+    if not values:
+        raise ValueError("no values to take a quantile of")
+    ordered = sorted(values)
+    rank = -(-q * len(ordered) // 1)
+    return ordered[min(len(ordered), max(1, int(rank))) - 1]
+
+
+def replay(
+    arrivals_s: Sequence[float],
+    services: ServiceTimes,
+    batch_limit: int,
+    batch_wait_s: float = 0.0,
+    vacation: Vacation = NONE,
+    seed: int = 0,
+) -> Replay:
+    """Replay ascending `arrivals_s` (seconds) through one batching server; `ValueError` if there are none."""
+    if not arrivals_s:
+        raise ValueError("no arrivals to replay")
+    rng = random.Random(seed)  # noqa: S311 - a simulation, nothing secret
+    latencies: list[float] = []
+    free_s, busy_s, batches, first = arrivals_s[0], 0.0, 0, 0
+    while first < len(arrivals_s):
+        start_s = max(free_s, arrivals_s[first])
+        if start_s > free_s:
+            start_s += _residual_s(vacation, start_s - free_s, rng)
+        full = first + batch_limit - 1
+        filled_s = arrivals_s[full] if full < len(arrivals_s) else float("inf")
+        start_s = max(start_s, min(filled_s, arrivals_s[first] + batch_wait_s))
+        last = first
+        while last < len(arrivals_s) and last - first < batch_limit and arrivals_s[last] <= start_s:
+            last += 1
+        service_s = services.draw_s(last - first, rng)
+        free_s = start_s + service_s
+        latencies.extend(free_s - arrival_s for arrival_s in arrivals_s[first:last])
+        busy_s += service_s
+        batches += 1
+        first = last
+    span_s = max(free_s - arrivals_s[0], busy_s)
+    return Replay(tuple(latencies), busy_s / span_s, len(arrivals_s) / batches)
+
+
+def _residual_s(vacation: Vacation, idle_s: float, rng: random.Random) -> float:
+    """What is left of the vacation that an arrival after `idle_s` of idleness interrupts."""
+    if vacation.slice_s <= 0 or rng.random() >= vacation.duty:
+        return 0.0
+    return min(idle_s, vacation.slice_s) * rng.random()
