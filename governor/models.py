@@ -2,7 +2,7 @@
 """Building the example models: weights into a Triton model repository, nothing downloaded.
 
 `digits_cnn` is trained, `digits_cnn_onnx` exported from it, the others get seeded weights or a local checkpoint's.
-Seeded convnets have their BatchNorm statistics measured on noise, without which a deep one fades to zeros or overflows.
+Seeded convnets are scaled layer by layer on noise, without which a deep one fades to denormal numbers or overflows.
 """
 
 from __future__ import annotations
@@ -114,13 +114,19 @@ def _write_weights(folder: Path, name: str, checkpoint: Path | None) -> None:
 
 
 def _calibrate(module: nn.Module, dims: tuple[int, ...]) -> None:
-    """Set the BatchNorm statistics to those of noise images, so that every layer sees values of ordinary size."""
+    """Scale fresh convolutions by their fan-in, BatchNorm by 1, and measure its statistics on noise images.
+
+    Every layer then sees values of ordinary size, so that a seeded network costs what a trained one does.
+    """
     import torch
 
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)
     norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
+        norm.reset_parameters()  # transformers draws the scale around 0
         norm.momentum = None  # a plain mean over the rounds
     with torch.no_grad():
         for _ in range(_CALIBRATION_ROUNDS if norms else 0):
