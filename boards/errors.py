@@ -11,6 +11,7 @@ BoardError
     SensorImplausible the value read cannot be true
   NotOffered          a clock point outside the board's table
   ClockNotHonoured    a clock that does not read back as asked
+  NotRestored         knobs that could not be put back
   WorkloadUnreadable  a coefficients file of a virtual board
 """
 
@@ -43,7 +44,7 @@ class NodeMissing(NodeError):
 
 
 class KnobDenied(NodeError):
-    """This user may not read or write the file."""
+    """The file may not be read or written by this user."""
 
 
 class KnobRefused(NodeError):
@@ -75,6 +76,14 @@ class ClockNotHonoured(BoardError):
         self.observed_hz = observed_hz
         self.settle_s = settle_s
         super().__init__(f"{domain}: asked for {requested_hz}, reads {observed_hz} after {settle_s:.3f} s")
+
+
+class NotRestored(BoardError):
+    """Knobs that could not be put back; `failures` says which and why."""
+
+    def __init__(self, failures: tuple[BoardError, ...]) -> None:
+        self.failures = failures
+        super().__init__("; ".join(str(failure) for failure in failures))
 
 
 class WorkloadUnreadable(BoardError):

@@ -21,6 +21,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ CPU_MAX_HZ = 2_201_600_000
 GPU_MAX_HZ = 1_300_500_000
 EMC_MAX_HZ = 3_199_000_000
 CORES_MAX = 12
+GPU_MIN_HZ = 306_000_000
 LOADERS = 4
 """Data-loader workers while the tables were measured: below as many cores the loader's share of host time grows."""
 
@@ -52,6 +54,11 @@ class Watts:
         return self.cpu_w + self.gpu_w + self.memory_w + self.rest_w
 
 
+LOWEST = ClockPoint(GPU_MIN_HZ, GPU_MIN_HZ, 204_000_000, 115_200_000, 4)
+"""Where an idle module draws `Silicon.floor_w`."""
+MAXIMUM = ClockPoint(GPU_MAX_HZ, GPU_MAX_HZ, EMC_MAX_HZ, CPU_MAX_HZ, CORES_MAX)
+
+
 @dataclass(frozen=True, slots=True)
 class Silicon:
     """What an idle module draws. Assumed, not measured: the tables hold no idle power.
@@ -69,17 +76,16 @@ class Silicon:
     gpu_cubic_w: float = 28.0
     memory_linear_w: float = 11.0
     memory_cubic_w: float = 5.0
-    lowest: ClockPoint = ClockPoint(306_000_000, 306_000_000, 204_000_000, 115_200_000, 4)
 
     def idle(self, point: ClockPoint) -> Watts:
         """Idle power with the GPU at its lower limit, memory at its rate and cores at their limit."""
         cpu, gpu, memory = self._clock_trees(point)
-        cpu0, gpu0, memory0 = self._clock_trees(self.lowest)
+        cpu0, gpu0, memory0 = self._clock_trees(LOWEST)
         return Watts(cpu, gpu, memory, self.floor_w - cpu0 - gpu0 - memory0)
 
     def _clock_trees(self, point: ClockPoint) -> tuple[float, float, float]:
         cpu_x, _, memory_x, cores = _shares(point)
-        gpu_x = (point.gpu_min_hz or self.lowest.gpu_min_hz or 0) / GPU_MAX_HZ
+        gpu_x = (point.gpu_min_hz or GPU_MIN_HZ) / GPU_MAX_HZ
         cpu = self.idle_share * cores / CORES_MAX * _cubic(self.cpu_linear_w, self.cpu_cubic_w, cpu_x)
         gpu = self.idle_share * _cubic(self.gpu_linear_w, self.gpu_cubic_w, gpu_x)
         return cpu, gpu, self.idle_share * _cubic(self.memory_linear_w, self.memory_cubic_w, memory_x)
@@ -154,11 +160,8 @@ class Workload:
     def busy(self, point: ClockPoint, batch: float, *, training: bool = False) -> Watts:
         """Power by rail while batches of this size run back to back."""
         surfaces = self._surfaces(training)
-        parts = {
-            field.name: _between(surfaces, batch, lambda surface, name=field.name: getattr(surface.busy(point), name))
-            for field in fields(Watts)
-        }
-        return Watts(**parts)
+        parts = (_between(surfaces, batch, partial(_busy_part, point, field.name)) for field in fields(Watts))
+        return Watts(*parts)
 
     def busy_power_w(self, point: ClockPoint, batch: float, *, training: bool = False) -> float:
         """Watts of the whole module while batches of this size run back to back."""
@@ -168,9 +171,6 @@ class Workload:
         if training and not self.training:
             raise ValueError(f"workload {self.name!r} has no training surface")
         return self.training if training else self.inference
-
-
-MAXIMUM = ClockPoint(GPU_MAX_HZ, GPU_MAX_HZ, EMC_MAX_HZ, CPU_MAX_HZ, CORES_MAX)
 
 
 def idle_power_w(point: ClockPoint, silicon: Silicon = AGX_ORIN) -> float:
@@ -222,6 +222,10 @@ def _shares(point: ClockPoint) -> tuple[float, float, float, int]:
     cpu_x = (point.cpu_hz or CPU_MAX_HZ) / CPU_MAX_HZ
     gpu_x = (point.gpu_hz or GPU_MAX_HZ) / GPU_MAX_HZ
     return cpu_x, gpu_x, (point.emc_hz or EMC_MAX_HZ) / EMC_MAX_HZ, point.cores or CORES_MAX
+
+
+def _busy_part(point: ClockPoint, part: str, surface: Surface) -> float:
+    return float(getattr(surface.busy(point), part))
 
 
 def _cubic(linear: float, cubic: float, x: float) -> float:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Jetson: its clocks read, asked for, and put back. The same code runs on a real tree and on the virtual one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from .clocks import Applied, ClockPoint, ClockTable
+from .cpu import Cpus
+from .devfreq import Gpu
+from .emc import Emc, EmcState
+from .errors import BoardError, ClockNotHonoured, NodeError, NotOffered, NotRestored
+from .layout import Layout
+from .rails import Rails
+from .thermal import Thermal, Throttle
+from .tree import Tree
+
+TRUST_AFTER_S = 0.020
+"""A read-back sooner after a write may still show the old clock."""
+SETTLE_LIMIT_S = 0.5
+"""A clock that does not read back by then was not honoured. Orin settles in 1 (CPU), 5 (GPU) and 8 ms (EMC)."""
+_POLL_S = 0.010
+_EMC_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What was discovered of a board; None where it is missing, or hidden from this user."""
+
+    gpu: Gpu | None
+    emc: Emc | None
+    cpus: Cpus
+    rails: Rails
+    thermal: Thermal
+
+    @classmethod
+    def find(cls, tree: Tree, layout: Layout) -> Parts:
+        """Look for every part."""
+        return cls(
+            Gpu.find(tree, layout.gpu_of_names),
+            Emc.find(tree, layout.emc_folder, layout.emc_lockable_hz, layout.emc_cap),
+            Cpus.find(tree),
+            Rails.find(tree, layout.module_rails),
+            Thermal.find(tree),
+        )
+
+    def table(self) -> ClockTable:
+        """The values this board offers, read from it."""
+        gpu = self.gpu.frequencies() if self.gpu else ()
+        emc = self.emc.frequencies() if self.emc else ()
+        return ClockTable(gpu, gpu, emc, self.cpus.frequencies(), self.cpus.core_counts())
+
+
+class JetsonBoard:
+    """A `Board` made of discovered parts. `clock` and `sleep` count seconds and come from outside."""
+
+    virtual = False
+
+    def __init__(self, name: str, parts: Parts, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+        self.name = name
+        self.table = parts.table()
+        self.parts = parts
+        self._clock = clock
+        self._sleep = sleep
+
+    @property
+    def averaging_s(self) -> float:
+        """Window over which the rails average: power is to be trusted this long after a change."""
+        return self.parts.rails.window_s
+
+    def observe(self) -> ClockPoint:
+        """The clocks as the hardware reports them now."""
+        gpu, emc, cpus = self.parts.gpu, self.parts.emc, self.parts.cpus
+        lowest, highest = gpu.observe() if gpu else (None, None)
+        return ClockPoint(highest, lowest, emc.observe() if emc else None, cpus.observe(), cpus.cores())
+
+    def request(self, point: ClockPoint) -> Applied:
+        """Ask for the knobs that `point` sets and wait until they read back, or `SETTLE_LIMIT_S` has passed.
+
+        Raises `NotOffered` before anything is written, `NodeError` if a write fails half-way.
+        """
+        if not self.table.offers(point):
+            raise NotOffered(point)
+        started = self._clock()
+        self._write(point)
+        tries = 1
+        self._sleep(TRUST_AFTER_S)
+        while True:
+            applied = Applied(point, self.observe(), self._clock() - started)
+            if applied.honoured or applied.settle_s >= SETTLE_LIMIT_S:
+                return applied
+            if self.parts.emc and point.emc_hz not in (None, applied.observed.emc_hz) and tries < _EMC_TRIES:
+                # A lock may be refused without an error, or lost to the firmware at once.
+                tries += 1
+                self.parts.emc.request(int(point.emc_hz or 0))
+            self._sleep(_POLL_S)
+
+    def rails(self) -> dict[str, float]:
+        """Watts per named rail."""
+        return self.parts.rails.read()
+
+    def power_w(self, rails: dict[str, float] | None = None) -> float:
+        """Watts of the whole module, from rails already read or from new readings."""
+        return self.parts.rails.module_w(self.rails() if rails is None else rails)
+
+    def thermals(self) -> dict[str, float | None]:
+        """Degrees Celsius per thermal zone; None where the zone is power-gated."""
+        return self.parts.thermal.read()
+
+    def throttle(self) -> Throttle:
+        """Over-current events since boot, and the thermal alerts in force."""
+        return self.parts.thermal.throttle()
+
+    def originals(self) -> dict[str, int]:
+        """The value of every knob file that a request may write, by name, in the kernel's own unit."""
+        values: dict[str, int] = {}
+        if self.parts.gpu:
+            values["gpu.min_freq"], values["gpu.max_freq"] = self.parts.gpu.limits()
+        if self.parts.emc:
+            emc = self.parts.emc.state()
+            values |= {"emc.rate": emc.rate_hz, "emc.mrq_rate_locked": emc.locked, "emc.state": emc.enabled}
+        for policy in self.parts.cpus.policies:
+            if any(self.parts.cpus.online(cpu) for cpu in policy.cpus):
+                values[f"policy{policy.number}.scaling_max_freq"] = self.parts.cpus.limit_khz(policy)
+        for cpu in self.parts.cpus.all_cpus():
+            values[f"cpu{cpu}.online"] = int(self.parts.cpus.online(cpu))
+        return values
+
+    def restore(self, originals: dict[str, int]) -> None:
+        """Put the knobs back; one that is missing from `originals`, or impossible, gets the board's own range.
+
+        Every knob is tried. Raises `NotRestored` with what failed.
+        """
+        failures = list(self._put_back(originals))
+        self._sleep(TRUST_AFTER_S)
+        failures += self._differences(originals)
+        if failures:
+            raise NotRestored(tuple(failures))
+
+    def _write(self, point: ClockPoint) -> None:
+        """Cores come online before their clock is written and go off after it: an offline core refuses the write."""
+        cpus = self.parts.cpus
+        before = cpus.cores()
+        # Cores that come online must not bring an older limit with them.
+        limit_hz = point.cpu_hz or (cpus.observe() if (point.cores or 0) > before else None)
+        if point.cores is not None:
+            self._online(range(point.cores), online=True)
+        if limit_hz is not None:
+            cpus.request(limit_hz)
+        if self.parts.gpu and (point.gpu_hz is not None or point.gpu_min_hz is not None):
+            lowest, highest = self.parts.gpu.limits()
+            highest = point.gpu_hz or max(highest, point.gpu_min_hz or 0)
+            self.parts.gpu.request(point.gpu_min_hz or min(lowest, highest), highest)
+        if self.parts.emc and point.emc_hz is not None:
+            self.parts.emc.request(point.emc_hz)
+        if point.cores is not None:
+            self._online(range(point.cores, len(cpus.all_cpus())), online=False)
+
+    def _online(self, positions: range, *, online: bool) -> None:
+        cpus = self.parts.cpus.all_cpus()
+        for position in positions:
+            self.parts.cpus.request_online(cpus[position], online=online)
+
+    def _put_back(self, originals: dict[str, int]) -> Iterator[BoardError]:
+        """Restore part by part in a safe order, one that fails not hindering the next; yields what failed."""
+        cpus = self.parts.cpus
+        steps: list[Callable[[], None]] = []
+        for cpu in cpus.all_cpus():
+            if originals.get(f"cpu{cpu}.online", 1) == 1:
+                steps.append(partial(cpus.request_online, cpu, online=True))
+        for policy in cpus.policies:
+            if any(originals.get(f"cpu{cpu}.online", 1) == 1 for cpu in policy.cpus):
+                limit = self._limit_khz(originals, f"policy{policy.number}.scaling_max_freq")
+                steps.append(partial(cpus.request_policy, policy, limit))
+        steps += [partial(self._restore_gpu, originals), partial(self._restore_emc, originals)]
+        for cpu in cpus.all_cpus():
+            if originals.get(f"cpu{cpu}.online") == 0:
+                steps.append(partial(cpus.request_online, cpu, online=False))
+        for step in steps:
+            try:
+                step()
+            except NodeError as error:
+                yield error
+
+    def _limit_khz(self, originals: dict[str, int], name: str) -> int:
+        lowest, highest = self.table.cpu_hz[0] // 1000, self.table.cpu_hz[-1] // 1000
+        value = originals.get(name, highest)
+        return value if lowest <= value <= highest else highest
+
+    def _gpu_range(self, originals: dict[str, int]) -> tuple[int, int]:
+        bottom, top = self.table.gpu_hz[0], self.table.gpu_hz[-1]
+        lowest, highest = originals.get("gpu.min_freq", bottom), originals.get("gpu.max_freq", top)
+        return (lowest, highest) if bottom <= lowest <= highest <= top else (bottom, top)
+
+    def _restore_gpu(self, originals: dict[str, int]) -> None:
+        if self.parts.gpu:
+            self.parts.gpu.request(*self._gpu_range(originals))
+
+    def _restore_emc(self, originals: dict[str, int]) -> None:
+        if self.parts.emc:
+            top = self.table.emc_hz[-1]
+            rate = originals.get("emc.rate", top)
+            locked, enabled = originals.get("emc.mrq_rate_locked", 0), originals.get("emc.state", 1)
+            self.parts.emc.restore(EmcState(rate if 0 < rate <= top else top, int(locked == 1), int(enabled != 0)))
+
+    def _differences(self, originals: dict[str, int]) -> list[BoardError]:
+        """Knob files that do not read as they did; the rate of an unlocked EMC is the firmware's own affair."""
+        now = self.originals()
+        ignored = set() if originals.get("emc.mrq_rate_locked") else {"emc.rate"}
+        return [
+            ClockNotHonoured(name, value, now.get(name), TRUST_AFTER_S)
+            for name, value in originals.items()
+            if name not in ignored and now.get(name) != value
+        ]
