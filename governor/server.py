@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton as a child process: on loopback, locked down, judged ready by a real inference, ended without remains."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from telemetry import durable
+from telemetry.rundir import RunDir, default_run_dir
+
+from .backend_folder import assemble_backends, assemble_repository, cache_folder, find_installation, models_in
+from .canary import answers
+from .errors import GovernorError
+
+KEY_HEADER = "teg-api-key"
+"""HTTP header of the restricted interfaces; in gRPC metadata it is `triton-grpc-protocol-teg-api-key`."""
+
+RESTRICTED = "shared-memory,model-repository,trace,logging"
+STOP_S = 8.0
+"""How long a server may take to end after SIGTERM."""
+_SHM = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend keeps its regions
+
+
+class ServerBusy(GovernorError):
+    """Another `teg serve` uses this run directory."""
+
+
+class ServerFailed(GovernorError):
+    """The server ended or did not become ready; `log_path` has its words where they were kept."""
+
+    def __init__(self, message: str, log_path: Path | None) -> None:
+        self.log_path = log_path
+        super().__init__(message + (f"; see {log_path}" if log_path else ""))
+
+
+class ModelsFailed(ServerFailed):
+    """The server runs, but some models do not answer; `reasons` says why, by model."""
+
+    def __init__(self, reasons: dict[str, str], log_path: Path | None) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(f"model '{model}': {reason}" for model, reason in reasons.items()), log_path)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the server listens; 0 asks for a free port."""
+
+    http: int = 0
+    grpc: int = 0
+    metrics: int = 0
+
+
+class TritonServer:
+    """A Triton server that lives as long as the `with` block.
+
+    `models` are those to serve, by default all of the repository. With `strict` a model that does not answer its canary
+    fails the start (`ModelsFailed`); without, it is listed in `failed`. `run_dir` is where instance pages go. The child
+    gets SIGTERM when the thread that started it dies, so start it from the main thread.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        models: Sequence[str] | None = None,
+        run_dir: Path | None = None,
+        log_path: Path | None = None,
+        ports: Ports = Ports(),
+        address: str = "127.0.0.1",
+        binary: Path | None = None,
+        publish: bool = False,
+        auto_complete: bool = False,
+        strict: bool = True,
+        ready_s: float = 120.0,
+        extra_args: Sequence[str] = (),
+        extra_backends: Sequence[Path] = (),
+    ) -> None:
+        self.repository = repository
+        self.models = list(models) if models is not None else models_in(repository)
+        self.run_dir = RunDir(run_dir or default_run_dir())
+        self.log_path = log_path
+        self.address = str(ipaddress.ip_address(address))
+        self.ports = ports
+        self.failed: dict[str, str] = {}
+        self.api_key = ""
+        self._binary = binary
+        self._publish = publish
+        self._auto_complete = auto_complete
+        self._strict = strict
+        self._ready_s = ready_s
+        self._extra_args = list(extra_args)
+        self._extra_backends = list(extra_backends)
+        self._shm_prefix = f"teg_{secrets.token_hex(6)}_"
+        self._lock: IO[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._running().pid
+
+    @property
+    def http_url(self) -> str:
+        """`host:port`, as Triton's HTTP client wants it."""
+        return self._url(self.ports.http)
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as Triton's gRPC client wants it."""
+        return self._url(self.ports.grpc)
+
+    @property
+    def metrics_url(self) -> str:
+        """The full address of the metrics page."""
+        return f"http://{self._url(self.ports.metrics)}/metrics"
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        """What an HTTP request to a restricted interface must carry."""
+        return {KEY_HEADER: self.api_key}
+
+    @property
+    def grpc_headers(self) -> dict[str, str]:
+        """What a gRPC call of a restricted interface must carry."""
+        return {f"triton-grpc-protocol-{KEY_HEADER}": self.api_key}
+
+    def start(self) -> None:
+        """Start the server and wait until every model has answered an inference.
+
+        Raises `ServerBusy`, `ServerNotInstalled`, `ModelNotFound`, `ServerFailed`, `ModelsFailed`; then nothing is left
+        running.
+        """
+        self.run_dir.make()
+        self._take_lock()
+        try:
+            self._launch()
+            self._await_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server, by force if it does not go, and remove what it leaves behind."""
+        if self._process is not None:
+            self._end(self._process)
+            self._process = None
+        for region in _SHM.glob(f"{self._shm_prefix}*"):
+            region.unlink(missing_ok=True)
+        if self._lock is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            for path in (self._state_path, self.run_dir.api_key):
+                path.unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def wait(self) -> int:
+        """Block until the server ends; its exit code, negative for a signal."""
+        return self._running().wait()
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the server."""
+        self._running().send_signal(number)
+
+    @property
+    def _folder(self) -> Path:
+        return cache_folder(self.run_dir.root)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.run_dir.root / "serve.json"
+
+    def _url(self, port: int) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{port}"
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServerFailed("the server is not running", self.log_path)
+        return self._process
+
+    def _take_lock(self) -> None:
+        lock = open(self.run_dir.root / "serve.lock", "w")  # noqa: SIM115 - held until `stop`
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise ServerBusy(f"another server uses the run directory {self.run_dir.root}") from error
+        self._lock = lock
+
+    def _launch(self) -> None:
+        installation = find_installation(self._binary)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        backends, repository = self._folder / "backends", self._folder / "repository"
+        for folder in (backends, repository):
+            folder.mkdir(parents=True)
+        assemble_backends(installation, backends, self._extra_backends)
+        assemble_repository(self.repository, self.models, repository)
+        self.ports = _with_free_ports(self.ports, self.address)
+        self.api_key = secrets.token_urlsafe(24)
+        durable.replace(self.run_dir.api_key, self.api_key.encode(), mode=0o600)
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+            "LD_LIBRARY_PATH": ":".join(str(path) for path in installation.library_path),
+            "TEG_RUN_DIR": str(self.run_dir.root),
+        }
+        with contextlib.ExitStack() as files:
+            log = files.enter_context(open(self.log_path, "ab")) if self.log_path else None
+            self._process = subprocess.Popen(
+                [*_LAUNCHER, str(os.getpid()), str(installation.binary), *self._arguments(backends, repository)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    def _arguments(self, backends: Path, repository: Path) -> list[str]:
+        arguments = [
+            f"--model-repository={repository}",
+            f"--backend-directory={backends}",
+            f"--model-control-mode={'explicit' if self._publish else 'none'}",
+            "--exit-on-error=false",
+            "--strict-readiness=false",
+            "--exit-timeout-secs=5",
+            f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={self.api_key}",
+            f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={self.api_key}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+        ]
+        for name, port in asdict(self.ports).items():
+            arguments += [f"--{name}-address={self.address}", f"--{name}-port={port}"]
+        if not self._auto_complete:
+            arguments.append("--disable-auto-complete-config")
+        if self._publish:
+            arguments += [f"--load-model={model}" for model in self.models]
+        return [*arguments, *self._extra_args]
+
+    def _await_ready(self) -> None:
+        deadline_s = time.monotonic() + self._ready_s
+        self.failed = answers(self.grpc_url, self.models, deadline_s, self._alive)
+        if self.failed and self._strict:
+            raise ModelsFailed(self.failed, self.log_path)
+        state = {"pid": os.getpid(), "server_pid": self.pid, "address": self.address, **asdict(self.ports)}
+        state |= {"models": [model for model in self.models if model not in self.failed]}
+        durable.replace(self._state_path, json.dumps(state).encode())
+
+    def _alive(self) -> None:
+        code = self._running().poll()
+        if code is not None:
+            raise ServerFailed(f"tritonserver ended with {code} before it was ready", self.log_path)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+        # the group is ours: the server and its stubs, whatever state they are in
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+_LAUNCHER = (
+    sys.executable,
+    "-I",
+    "-c",
+    # Asks the kernel to end the server with its parent, then becomes the server. The parent may be gone already.
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])",
+)
+"""A process of its own for this, because code between fork and exec is not safe in a program with threads."""
+
+
+def _with_free_ports(ports: Ports, address: str) -> Ports:
+    """The ports with every 0 replaced by one that is free now."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.ExitStack() as held:
+        numbers = []
+        for port in (ports.http, ports.grpc, ports.metrics):
+            probe = held.enter_context(socket.socket(family))
+            probe.bind((address, 0))
+            numbers.append(port or int(probe.getsockname()[1]))
+    return Ports(*numbers)

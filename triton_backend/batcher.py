@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instance's own queue behind `execute`, and the one worker that serves it.
+
+Triton lets a model answer later, so `execute` only enqueues and the governor can change the batch limit between two
+batches; the price is that bounds, timeouts and priorities are kept here. A light model is served in place, inside
+`execute`, when that cannot hide a queue: nothing waits, no batch is to be filled, the model is quick and mostly idle.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+
+from telemetry.instance_page import Sample, Status
+
+from .engine import Engine
+from .errors import BadRequest, EngineFailed
+from .inbound import Inbound
+from .parameters import BackendConfig
+from .queueing import Rules, Start, Ticket, choose, expired
+from .recorder import Recorder, instant
+from .tensors import Tensors
+
+LIGHT_NS = 1_000_000
+"""A batch expected to take no longer may be served in place."""
+LOOK_NS = 1_000_000
+"""A request that waited less is not asked whether it was cancelled: asking costs a round trip to the server."""
+_BLEND = 0.2
+logger = logging.getLogger(__name__)
+
+
+class Reply(Protocol):
+    """The way back to one client; exactly one of `answer` and `refuse` is called, once."""
+
+    def defer(self) -> None:
+        """Called before `execute` returns if the answer comes later."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        ...
+
+    def answer(self, outputs: Tensors) -> None:
+        """Send the outputs."""
+        ...
+
+    def refuse(self, status: Status, message: str) -> None:
+        """Send an error."""
+        ...
+
+
+@dataclass(slots=True)
+class Job:
+    """One accepted request."""
+
+    ticket: Ticket
+    inbound: Inbound
+    reply: Reply
+    answered: bool = False
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Running means of how long a batch takes and how long the instance idles before the next one."""
+
+    service_ns: float = float("inf")
+    gap_ns: float = 0.0
+
+    def blend(self, service_ns: int, gap_ns: int) -> None:
+        known = self.service_ns != float("inf")
+        self.service_ns += _BLEND * (service_ns - self.service_ns) if known else 0.0
+        self.service_ns = self.service_ns if known else float(service_ns)
+        self.gap_ns += _BLEND * (gap_ns - self.gap_ns)
+
+    @property
+    def light(self) -> bool:
+        """Quick, and idle at least half of the time: then Triton's own queue in front of us stays empty."""
+        return self.service_ns <= min(LIGHT_NS, self.gap_ns)
+
+
+class Batcher:
+    """Queue, worker and accounts of one model instance."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: BackendConfig,
+        recorder: Recorder,
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._queueing = config.queueing
+        self._recorder = recorder
+        self._clock_ns = clock_ns
+        self._sleep = sleep
+        self._cpu_timed = engine.in_thread and config.threads == 1
+        self._changed = threading.Condition()
+        self._waiting: list[Ticket] = []
+        self._jobs: dict[int, Job] = {}
+        self._next_number = 0
+        self._busy = False
+        self._closing = False
+        self._pace = _Pace()
+        self._last_end_ns = clock_ns()
+        self._worker = threading.Thread(target=self._work, name="governed-worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker."""
+        self._worker.start()
+
+    def submit(self, requests: Sequence[tuple[Inbound, Reply]], arrival_ns: int) -> None:
+        """Serve the requests of one `execute` call now, or queue them; each is answered exactly once either way."""
+        jobs = [self._job(inbound, reply, arrival_ns) for inbound, reply in requests]
+        with self._changed:
+            in_place = self._fits_in_place(jobs)
+            if in_place:
+                self._busy = True
+            else:
+                self._enqueue(jobs, arrival_ns)
+        if in_place:
+            for job in jobs:
+                self._recorder.arrived(job.ticket.number, arrival_ns)
+            self._serve_guarded(jobs)
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait now."""
+        return len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker runs."""
+        return self._worker.is_alive()
+
+    def poke(self) -> None:
+        """Look at the knobs again: they may have changed or expired while a batch was filling."""
+        with self._changed:
+            self._recorder.knobs(self._clock_ns())
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Serve what waits, then stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._worker.is_alive():
+            self._worker.join()
+
+    def _job(self, inbound: Inbound, reply: Reply, arrival_ns: int) -> Job:
+        level = self._queueing.level(inbound.priority)
+        timeout_ns = self._queueing.policies[level].timeout_of(inbound.timeout_ns)
+        deadline_ns = arrival_ns + timeout_ns if timeout_ns else 0
+        number = self._next_number
+        self._next_number += 1
+        return Job(Ticket(number, arrival_ns, inbound.samples, inbound.shapes, level, deadline_ns), inbound, reply)
+
+    def _rules(self, now_ns: int) -> Rules:
+        knobs = self._recorder.knobs(now_ns)
+        # Triton has held the request back for its own delay before we saw it
+        wait_ns = 0 if self._closing else max(0, knobs.batch_wait_ns - self._queueing.triton_delay_ns)
+        return Rules(knobs.batch_limit, wait_ns, self._queueing.preferred, self._queueing.preserve_ordering)
+
+    def _fits_in_place(self, jobs: Sequence[Job]) -> bool:
+        if not jobs or self._waiting or self._busy or not self._pace.light:
+            return False
+        rules = self._rules(self._clock_ns())
+        alike = all(job.ticket.shapes == jobs[0].ticket.shapes for job in jobs)
+        return alike and rules.wait_ns == 0 and sum(job.ticket.samples for job in jobs) <= rules.limit
+
+    def _enqueue(self, jobs: Sequence[Job], now_ns: int) -> None:
+        for job in jobs:
+            job.reply.defer()
+            limit = self._queueing.policies[job.ticket.level].max_queue_size
+            if limit and sum(ticket.level == job.ticket.level for ticket in self._waiting) >= limit:
+                self._turn_away(job, now_ns, Status.REJECTED, f"Exceeds maximum queue size of {limit}")
+                continue
+            job.inbound = job.inbound.kept()
+            self._jobs[job.ticket.number] = job
+            bisect.insort(self._waiting, job.ticket, key=lambda ticket: ticket.order)
+            self._recorder.arrived(job.ticket.number, job.ticket.arrival_ns)
+        self._changed.notify()
+
+    def _turn_away(self, job: Job, now_ns: int, status: Status, message: str) -> None:
+        self._recorder.turned_away(instant(job.ticket.arrival_ns, now_ns, job.ticket.samples, status))
+        self._refuse(job, status, message)
+
+    def _work(self) -> None:
+        while (jobs := self._next_batch()) is not None:
+            self._serve_guarded(jobs)
+
+    def _next_batch(self) -> list[Job] | None:
+        """The next jobs to serve, as soon as they are due; None when closing and nothing waits."""
+        with self._changed:
+            while True:
+                now_ns = self._clock_ns()
+                if self._queueing.has_timeouts:
+                    self._expire(now_ns)
+                decision = Start(()) if self._busy else choose(self._waiting, self._rules(now_ns), now_ns)
+                if isinstance(decision, Start) and decision.numbers:
+                    self._busy = True
+                    return self._take(decision.numbers)
+                if self._closing and not self._waiting and not self._busy:
+                    return None
+                until_ns = None if isinstance(decision, Start) else decision.until_ns
+                self._changed.wait(None if until_ns is None else max(0, until_ns - now_ns) / 1e9)
+
+    def _take(self, numbers: Sequence[int]) -> list[Job]:
+        chosen = set(numbers)
+        self._waiting = [ticket for ticket in self._waiting if ticket.number not in chosen]
+        return [self._jobs.pop(number) for number in numbers]
+
+    def _expire(self, now_ns: int) -> None:
+        for ticket in expired(self._waiting, now_ns):
+            self._waiting.remove(ticket)
+            if self._queueing.policies[ticket.level].action == "DELAY":
+                late = replace(ticket, deadline_ns=0, delayed=True)
+                self._jobs[late.number].ticket = late
+                bisect.insort(self._waiting, late, key=lambda waiting: waiting.order)
+            else:
+                self._give_up([self._jobs.pop(ticket.number)], now_ns, Status.TIMED_OUT, "Request timeout expired")
+
+    def _serve_guarded(self, jobs: Sequence[Job]) -> None:
+        """Serve one batch; whatever goes wrong, every job is answered and the worker lives."""
+        start_ns = self._clock_ns()
+        try:
+            self._serve(self._still_wanted(jobs, start_ns))
+        except Exception:
+            logger.exception("serving a batch failed")
+            self._give_up(jobs, start_ns, Status.FAILED, "the backend failed; the server's log has the details")
+        finally:
+            self._settle(start_ns)
+
+    def _still_wanted(self, jobs: Sequence[Job], now_ns: int) -> list[Job]:
+        """The jobs whose clients still wait; the others are answered."""
+        cancelled = [job for job in jobs if now_ns - job.ticket.arrival_ns >= LOOK_NS and job.reply.cancelled()]
+        self._give_up(cancelled, now_ns, Status.CANCELLED, "the client cancelled the request")
+        return [job for job in jobs if not job.answered]
+
+    def _serve(self, jobs: Sequence[Job]) -> None:
+        """Execute and answer; if the batch fails, each request is tried alone, so that a bad one harms no other."""
+        if not jobs:
+            return
+        start_ns = self._clock_ns()
+        try:
+            outputs = self._run(_join([job.inbound for job in jobs]), sum(job.ticket.samples for job in jobs))
+        except (BadRequest, EngineFailed) as error:
+            if len(jobs) == 1:
+                status = Status.INVALID if isinstance(error, BadRequest) else Status.FAILED
+                self._give_up(jobs, start_ns, status, str(error))
+            else:
+                for job in jobs:
+                    self._serve([job])
+            return
+        self._account(jobs, start_ns, Status.OK)
+        for job, own in zip(jobs, self._split(outputs, jobs), strict=True):
+            self._answer(job, own)
+
+    def _run(self, inputs: Tensors, samples: int) -> Tensors:
+        """One execution, as long as the (virtual) board takes for it; raises `BadRequest`, `EngineFailed`."""
+        timer = time.thread_time_ns if self._cpu_timed else self._clock_ns
+        began_ns = timer()
+        try:
+            outputs = self._engine.run(inputs)
+        except BadRequest:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"{type(error).__name__}: {error}") from error
+        finally:
+            # the engine's own time: what other processes took from this thread must not be stretched as well
+            own_ns = timer() - began_ns
+            factor = self._recorder.stretch(samples)
+            if factor > 1.0:
+                self._sleep((factor - 1.0) * own_ns / 1e9)
+            self._recorder.executed(samples, int(factor * own_ns))
+        self._check(outputs, samples)
+        return outputs
+
+    def _check(self, outputs: Tensors, samples: int) -> None:
+        for spec in self._config.outputs:
+            array = outputs.get(spec.name)
+            if array is None:
+                raise EngineFailed(f"the model did not return output '{spec.name}'")
+            own = array.shape[1:] if self._config.batched else array.shape
+            if not spec.fits(own) or (self._config.batched and array.shape[0] != samples):
+                raise EngineFailed(f"output '{spec.name}' has shape {array.shape}, declared are {spec.dims}")
+
+    def _split(self, outputs: Tensors, jobs: Sequence[Job]) -> list[Tensors]:
+        if len(jobs) == 1:
+            return [outputs]
+        ends = list(accumulate(job.ticket.samples for job in jobs))
+        return [
+            {name: array[end - job.ticket.samples : end] for name, array in outputs.items()}
+            for job, end in zip(jobs, ends, strict=True)
+        ]
+
+    def _account(self, jobs: Sequence[Job], start_ns: int, status: Status) -> None:
+        end_ns = self._clock_ns()
+        batch = sum(job.ticket.samples for job in jobs)
+        self._recorder.finished(
+            [(job.ticket.number, Sample(job.ticket.arrival_ns, start_ns, end_ns, batch, status)) for job in jobs]
+        )
+
+    def _give_up(self, jobs: Sequence[Job], start_ns: int, status: Status, message: str) -> None:
+        left = [job for job in jobs if not job.answered]
+        self._account(left, start_ns, status)
+        for job in left:
+            self._refuse(job, status, message)
+
+    def _answer(self, job: Job, outputs: Tensors) -> None:
+        job.answered = True
+        try:
+            job.reply.answer(outputs)
+        except Exception:
+            logger.exception("an answer could not be sent")
+            job.reply.refuse(Status.FAILED, "the answer could not be sent; the server's log has the details")
+
+    def _refuse(self, job: Job, status: Status, message: str) -> None:
+        job.answered = True
+        try:
+            job.reply.refuse(status, message)
+        except Exception:
+            # Triton itself has gone, or the client has: there is nobody left to tell
+            logger.exception("an error could not be sent")
+
+    def _settle(self, start_ns: int) -> None:
+        with self._changed:
+            end_ns = self._clock_ns()
+            self._pace.blend(end_ns - start_ns, max(0, start_ns - self._last_end_ns))
+            self._last_end_ns = end_ns
+            self._busy = False
+            self._changed.notify()
+
+
+def _join(requests: Sequence[Inbound]) -> Tensors:
+    """The tensors of several requests along the batch axis."""
+    if len(requests) == 1:
+        return requests[0].tensors
+    names = requests[0].tensors
+    return {name: np.concatenate([request.tensors[name] for request in requests]) for name in names}
