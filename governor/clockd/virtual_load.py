@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a virtual board needs from clockd: its load, read from everybody's pages, and its stretch, written to them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from boards.clocks import ClockPoint
+from boards.virtual import Load, VirtualBoard
+from telemetry.errors import PageError
+from telemetry.instance_page import STRETCH_BATCHES, Counter, InstancePage
+from telemetry.rundir import RunDir
+from telemetry.trainer_page import TrainerPage
+
+log = logging.getLogger("teg.clockd")
+
+RESCAN_S = 0.5
+TRAINER_DEFAULT = "resnet"
+"""A job trains what is served, so it is charged as the first live instance's workload; with none served, as this."""
+TRAINING_BATCH = 16.0
+"""The batch size at which training was measured."""
+
+
+class InstanceLoad:
+    """One instance page: what of its busy time was charged, and whether it was told its stretch."""
+
+    def __init__(self, page: InstancePage) -> None:
+        self.page = page
+        self.workload = ""
+        self.stretched_for: ClockPoint | None = None
+        self._charged_ns = (page.counter(Counter.BUSY_NS), page.counter(Counter.BUSY_BATCH_NS))
+
+    def take(self) -> Load | None:
+        """Busy time since the last call, None if there was none."""
+        busy_ns, batch_ns = self.page.counter(Counter.BUSY_NS), self.page.counter(Counter.BUSY_BATCH_NS)
+        since_ns, batch_since_ns = busy_ns - self._charged_ns[0], batch_ns - self._charged_ns[1]
+        self._charged_ns = (busy_ns, batch_ns)
+        if since_ns <= 0:
+            return None
+        return Load(self.workload, since_ns / 1e9, max(1.0, batch_since_ns / since_ns))
+
+
+class VirtualLoad:
+    """Feeds a virtual board from the pages of one run directory."""
+
+    def __init__(self, board: VirtualBoard, run_dir: RunDir) -> None:
+        self.board = board
+        self._run_dir = run_dir
+        self._instances: dict[tuple[Path, int], InstanceLoad] = {}
+        self._trainer: tuple[int, TrainerPage, int] | None = None
+        self._scanned_s = float("-inf")
+        self._folder_ns = 0
+        self.unknown_workloads: dict[str, str] = {}
+        """Instances whose workload has no surface, and its name: neither charged nor slowed down."""
+
+    def tick(self, now_s: float, dt_s: float) -> None:
+        """Let `dt_s` pass on the board under the load that the pages report, and tell the pages their stretch."""
+        self._rescan(now_s)
+        known = [entry for entry in self._instances.values() if self._name(entry)]
+        loads = [load for entry in known if (load := entry.take())]
+        trained_s = self._trained_s()
+        if trained_s > 0:
+            workload = next((entry.workload for entry in known if entry.page.alive()), TRAINER_DEFAULT)
+            training = bool(self.board.workloads[workload].training)
+            loads.append(Load(workload, trained_s, TRAINING_BATCH, training=training))
+        self.board.run(loads, dt_s)
+        point = self.board.kernel.point()
+        for entry in known:
+            if entry.stretched_for != point:
+                entry.page.write_stretch(self.board.slowdowns(entry.workload, STRETCH_BATCHES))
+                entry.stretched_for = point
+
+    def close(self) -> None:
+        """Unmap every page."""
+        for entry in self._instances.values():
+            entry.page.close()
+        self._instances.clear()
+        if self._trainer:
+            self._trainer[1].close()
+            self._trainer = None
+
+    def _name(self, entry: InstanceLoad) -> bool:
+        """Learn an entry's workload from its page, once; whether the board knows it."""
+        if not entry.workload and (info := entry.page.info) is not None:
+            entry.workload = info.virtual_workload
+            if entry.workload not in self.board.workloads:
+                self.unknown_workloads[info.instance] = entry.workload
+                log.warning(
+                    "instance %s: no surface for virtual_workload %r; it is neither slowed down nor charged",
+                    info.instance,
+                    entry.workload,
+                )
+        return entry.workload in self.board.workloads
+
+    def _rescan(self, now_s: float) -> None:
+        """Open pages that are new and drop those that went: at once when the folder changed, else now and then."""
+        folder_ns = self._run_dir.instances.stat().st_mtime_ns
+        if folder_ns == self._folder_ns and now_s - self._scanned_s < RESCAN_S:
+            return
+        self._folder_ns, self._scanned_s = folder_ns, now_s
+        present = {key for path in self._run_dir.instances.glob("*.page") if (key := _key(path))}
+        for key in self._instances.keys() - present:
+            self._instances.pop(key).page.close()
+        for key in present - self._instances.keys():
+            try:
+                self._instances[key] = InstanceLoad(InstancePage.open(key[0], writable=True))
+            except PageError as error:
+                log.info("not a page of ours: %s", error)
+        self._rescan_trainer()
+
+    def _rescan_trainer(self) -> None:
+        key = _key(self._run_dir.trainer_page)
+        if self._trainer and (key is None or key[1] != self._trainer[0]):
+            self._trainer[1].close()
+            self._trainer = None
+        if key and self._trainer is None:
+            try:
+                page = TrainerPage.open(key[0])
+            except PageError as error:
+                log.info("not a trainer page of ours: %s", error)
+            else:
+                self._trainer = (key[1], page, page.busy_ns)
+
+    def _trained_s(self) -> float:
+        if self._trainer is None:
+            return 0.0
+        inode, page, charged_ns = self._trainer
+        busy_ns = page.busy_ns
+        self._trainer = (inode, page, busy_ns)
+        return max(0, busy_ns - charged_ns) / 1e9
+
+
+def _key(path: Path) -> tuple[Path, int] | None:
+    """A page file's identity: a new owner puts a new file at the same path."""
+    try:
+        return path, path.stat().st_ino
+    except FileNotFoundError:
+        return None
