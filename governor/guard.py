@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 DOUBT = 0.05
-"""A window counts as broken when a system that keeps its promise would show so many late requests less often than this."""
+"""A window is broken when a system that keeps its promise would show so many late requests less often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Verdict(Enum):
 def judge(latencies_s: Sequence[float], failed: int, slo: Slo) -> Verdict:
     """The verdict on a window: `failed` requests count as late.
 
-    Broken means that the share of late requests exceeds `1 - quantile` beyond doubt (one-sided binomial test at `DOUBT`);
-    unknown, that even a window of nothing but late requests could not prove it.
+    Broken: the share of late requests exceeds `1 - quantile` beyond doubt (one-sided binomial test at `DOUBT`).
+    Unknown: even a window of nothing but late requests could not prove it.
     """
     late = failed + sum(latency_s > slo.limit_s for latency_s in latencies_s)
     total = failed + len(latencies_s)

@@ -3,9 +3,9 @@
 
 Minimise energy per request subject to a latency quantile: five first points, then the largest product of expected
 improvement and probability of feasibility [Yan, Wang, Venkataraman, arXiv 2310.19991; Gardner et al., ICML 2014].
-Three things differ from the paper, each because it loses less time or breaks the objective less often: the first of the
-five points is the fastest one; models are of log energy and log latency over log knobs, where power laws are straight
-lines (a linear kernel beside a Matérn one); and the acquisition is computed in logs, which does not vanish in the tails.
+Three things differ from the paper, each to lose less time or to break the objective less: the first of the five points
+is the fastest one; models are of log energy and log latency over log knobs, where power laws are straight lines (a
+linear kernel beside a Matérn one); and the acquisition is computed in logs, which does not vanish in the tails.
 
 Tensors are float64: candidates `n x d` (scaled log knobs in [0, 1]), observations `m x d` and `m x 1`.
 """
@@ -25,7 +25,8 @@ from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogP
 from botorch.exceptions.errors import ModelFittingError
 from botorch.exceptions.warnings import BotorchWarning
 from botorch.fit import fit_gpytorch_mll
-from botorch.models import ModelListGP, SingleTaskGP
+from botorch.models import SingleTaskGP
+from botorch.models.model_list_gp_regression import ModelListGP
 from botorch.models.transforms import Standardize
 from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import LinearKernel, MaternKernel, ScaleKernel
@@ -67,8 +68,8 @@ class Observation:
 class Search:
     """Ask for a point, tell what it measured; pure but for its own random state, so the same tells give the same asks.
 
-    `knobs` maps any of `KNOBS` to its real values, ascending. `regret` ends the search (`ask` returns None) once no point
-    is expected to improve the best energy by more than that fraction.
+    `knobs` maps any of `KNOBS` to its real values, ascending. `regret` ends the search (`ask` returns None) once no
+    point is expected to improve the best energy by more than that fraction.
     """
 
     def __init__(
@@ -145,9 +146,10 @@ class Search:
         return dict(self.points[index])
 
     def _refuse_hopeless(self) -> None:
-        if len(self._told) >= FIRST_POINTS and all(seen.latency_s > self.slo_s for seen in self._told):
-            if any(seen.index == self._first[0] for seen in self._told):
-                raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
+        missed = all(seen.latency_s > self.slo_s for seen in self._told)
+        fastest_known = any(seen.index == self._first[0] for seen in self._told)
+        if len(self._told) >= FIRST_POINTS and missed and fastest_known:
+            raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
 
     def _incumbent(self) -> float | None:
         energies = [seen.energy_j for seen in self._told if seen.latency_s <= self.slo_s]
@@ -161,7 +163,7 @@ class Search:
         return open_points[int(distances.argmin())]
 
     def _fit(self) -> ModelListGP | None:
-        """GPs of log energy and log latency on what was told; None when the numerics fail, which never stops a search."""
+        """GPs of log energy and log latency; None when the numerics fail, which never stops a search."""
         inputs = self._candidates[[seen.index for seen in self._told]]
         logs = torch.tensor([[math.log(seen.energy_j), math.log(seen.latency_s)] for seen in self._told]).double()
         try:
@@ -174,14 +176,14 @@ class Search:
     def _acquire(self, model: ModelListGP, open_points: list[int]) -> torch.Tensor:
         """Log of (expected improvement x probability of feasibility) in log energy, `n`."""
         incumbent = self._incumbent()
-        limits = {1: (None, math.log(self.slo_s))}
+        limits: dict[int, tuple[float | None, float | None]] = {1: (None, math.log(self.slo_s))}
         if incumbent is None:
             acquisition: Any = LogProbabilityOfFeasibility(model, constraints=limits)
         else:
             acquisition = LogConstrainedExpectedImprovement(
                 model, best_f=math.log(incumbent), objective_index=0, constraints=limits, maximize=False
             )
-        chunks = self._candidates[open_points].unsqueeze(1).split(CHUNK)
+        chunks = torch.split(self._candidates[open_points].unsqueeze(1), CHUNK)
         with torch.no_grad():
             return torch.cat([acquisition(chunk) for chunk in chunks])
 
@@ -190,8 +192,7 @@ class Search:
         with torch.no_grad():
             posterior = model.posterior(self._candidates[seen])
         mean, deviation = posterior.mean, posterior.variance.sqrt()
-        normal = torch.distributions.Normal(mean[:, 1], deviation[:, 1])
-        feasible = normal.cdf(torch.tensor(math.log(self.slo_s)))
+        feasible = torch.special.ndtr((math.log(self.slo_s) - mean[:, 1]) / deviation[:, 1])
         rows = zip(seen, mean.exp().tolist(), feasible.tolist(), strict=True)
         return [Best(dict(self.points[index]), energy, latency, sure) for index, (energy, latency), sure in rows]
 

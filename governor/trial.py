@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from predictor.queueing import ServiceTimes, replay
+from predictor.queueing import ServiceTimes, quantile, replay
 from telemetry.instance_page import Sample, Status
 
 from .guard import Slo
@@ -75,7 +75,7 @@ class ModelWindow:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One finished trial. `latency_s` is the constrained quantile at the offered load, of the model nearest its limit."""
+    """One finished trial; `latency_s`: the constrained quantile at the offered load of the model nearest its limit."""
 
     point: dict[str, float]
     outcome: Outcome
@@ -130,10 +130,13 @@ def latency_at_load_s(window: ModelWindow) -> float:
     return min(replayed.quantile_s(window.slo.quantile), HOPELESS * window.slo.limit_s)
 
 
-def conclude(point: dict[str, float], ticks: Sequence[Tick], models: Sequence[ModelWindow]) -> TrialRecord:
+def conclude(
+    point: dict[str, float], ticks: Sequence[Tick], models: Sequence[ModelWindow], failed: int = 0
+) -> TrialRecord:
     """The record of one trial; `Invalid("idle")` if a model served nothing in the window.
 
-    With several models the latency is that of the one nearest its limit, expressed in the first model's seconds.
+    A failed request is a violation. With several models the latency is that of the one nearest its limit, expressed in
+    the first model's seconds.
     """
     requests = sum(len(model.samples) for model in models)
     span_s = ticks[-1].at_s - ticks[0].at_s if len(ticks) > 1 else 0.0
@@ -142,12 +145,11 @@ def conclude(point: dict[str, float], ticks: Sequence[Tick], models: Sequence[Mo
         predicted = max(latency_at_load_s(model) / model.slo.limit_s for model in models)
     except (ValueError, IndexError):
         return TrialRecord(point, Invalid("idle"), window_s=span_s, requests=requests)
-    outcome = Feasible() if predicted <= 1.0 else Violated()
+    outcome = Violated() if failed or predicted > 1.0 else Feasible()
     measured = max(_measured_s(model) / model.slo.limit_s for model in models)
     unit_s = models[0].slo.limit_s
     return TrialRecord(point, outcome, energy_j, predicted * unit_s, span_s, requests, measured * unit_s)
 
 
 def _measured_s(window: ModelWindow) -> float:
-    latencies = sorted(sample.latency_s for sample in window.samples)
-    return latencies[min(len(latencies) - 1, int(window.slo.quantile * len(latencies)))]
+    return quantile([sample.latency_s for sample in window.samples], window.slo.quantile)

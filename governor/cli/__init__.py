@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`teg`, the command line: the composition root. One module per family of verbs, each importing what it needs itself."""
+"""`teg`, the command line: the composition root. One module per family of verbs; each imports what it needs itself."""
 
 from __future__ import annotations
 

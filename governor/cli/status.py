@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`teg status`: what the pages of a run directory say now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..reader import InstanceView, Snapshot
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser(
+        "status", help="show the board, the lease and the models being served", description=__doc__
+    )
+    parser.add_argument("--run-dir", type=Path, help="default: /run/teg for root, else $XDG_RUNTIME_DIR/teg")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(handler=handler)
+
+
+def handler(args: argparse.Namespace) -> int:
+    """Print the status; 1 if neither a board nor an instance is alive."""
+    from ..reader import PageReader
+    from . import DONE, NO
+    from .progress import run_dir_of
+
+    reader = PageReader(run_dir_of(args))
+    try:
+        snapshot = reader.read()
+    finally:
+        reader.close()
+    status = status_json(snapshot)
+    print(json.dumps(status) if args.json else status_text(status))
+    return DONE if status["board"] or status["instances"] else NO
+
+
+def status_json(now: Snapshot) -> dict[str, Any]:
+    """The snapshot as a JSON object; SI units, null where nothing is known."""
+    from boards.clocks import KNOBS
+
+    board = now.board
+    return {
+        "board": board
+        and {
+            "name": board.board,
+            "virtual": board.virtual,
+            "observe_only": board.observe_only,
+            "requested": dict(zip(KNOBS, board.requested, strict=True)),
+            "observed": dict(zip(KNOBS, board.observed, strict=True)),
+            "power_w": board.power_w,
+            "energy_j": board.energy_j,
+            "energy_error_j": board.energy_error_j,
+            "rails_w": board.rails_w,
+            "zones_celsius": board.zones_celsius,
+            "lease_pid": board.lease_pid or None,
+            "throttle_events": board.throttle_events,
+            "foreign_changes": board.foreign_changes,
+        },
+        "instances": [_instance_json(view) for view in now.instances],
+    }
+
+
+def _instance_json(view: InstanceView) -> dict[str, Any]:
+    info, applied = view.info, view.applied
+    return {
+        "model": info.model,
+        "version": info.version,
+        "instance": info.instance,
+        "slo_s": info.slo_s or None,
+        "slo_quantile": info.slo_quantile,
+        "virtual_workload": info.virtual_workload,
+        "batch_limit": applied.batch_limit if applied else None,
+        "max_batch": info.max_batch,
+        "in_flight": view.in_flight,
+        "requests": view.requests,
+        "busy_s": view.busy_ns / 1e9,
+    }
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """The status for people."""
+    lines = []
+    if board := status["board"]:
+        kind = "virtual" if board["virtual"] else "observe-only" if board["observe_only"] else "real"
+        clocks = ", ".join(
+            f"{name.removesuffix('_hz')} {value / 1e6:g} MHz" if name.endswith("_hz") else f"{name} {value}"
+            for name, value in board["observed"].items()
+            if value is not None
+        )
+        lease = f"leased to pid {board['lease_pid']}" if board["lease_pid"] else "no lease"
+        lines += [f"{board['name']} ({kind}): {board['power_w']:.2f} W, {lease}", f"  {clocks}"]
+    else:
+        lines.append("no clockd is running here")
+    for entry in status["instances"]:
+        slo = f"p{entry['slo_quantile'] * 100:g} <= {entry['slo_s'] * 1e3:g} ms" if entry["slo_s"] else "no SLO"
+        batch = f"batch limit {entry['batch_limit']} of {entry['max_batch']}"
+        lines.append(
+            f"{entry['instance']}: {entry['requests']} requests, {entry['in_flight']} in flight, {batch}, {slo}"
+        )
+    if not status["instances"]:
+        lines.append("no governed model is being served here")
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The governor's hand: one lease on the clocks and the instances' batch knobs, both renewed from the tick alone.
+
+A governor that hangs or dies stops renewing, and both fall back by themselves: the clocks to what they were before the
+lease, the knobs to config.pbtxt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from boards.clocks import Applied, ClockPoint, ClockTable
+from telemetry.instance_page import Knobs
+
+KNOBS_TTL_S = 2.0
+
+
+class Clocks(Protocol):
+    """Clockd, as its client offers it. Every method may raise `ClockdUnavailable`."""
+
+    def table(self) -> ClockTable:
+        """The values the board offers."""
+        ...
+
+    def lease(self, point: ClockPoint, ttl_s: float) -> Applied:
+        """Hold `point` for `ttl_s` seconds; raises `LeaseRefused`."""
+        ...
+
+    def renew(self, ttl_s: float) -> None:
+        """Hold it for another `ttl_s` seconds; raises `LeaseLost`."""
+        ...
+
+    def release(self) -> None:
+        """Give the clocks back."""
+        ...
+
+
+class Hand:
+    """Holds one point, and one batch limit per instance; `write_knobs(instance, knobs, ttl_s)` reaches its page."""
+
+    def __init__(
+        self,
+        clocks: Clocks,
+        write_knobs: Callable[[str, Knobs, float], None],
+        lease_ttl_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clocks = clocks
+        self._write = write_knobs
+        self._ttl_s = lease_ttl_s
+        self._clock = clock
+        self._renewed_s = self._knobs_written_s = 0.0
+        self._limits: dict[str, int] = {}
+        self.point: ClockPoint | None = None
+        """The point held, None without a lease."""
+        self.changed_s = 0.0
+        """When the point was last changed, on the clock given."""
+
+    def hold(self, point: ClockPoint, batch_limits: Mapping[str, int]) -> float:
+        """Lease `point` and set the batch limits by instance; seconds that the clocks took to settle."""
+        self._limits = dict(batch_limits)
+        self._write_knobs(KNOBS_TTL_S)
+        applied = self._clocks.lease(point, self._ttl_s)
+        self.point = point
+        self.changed_s = self._renewed_s = self._clock()
+        return applied.settle_s
+
+    def keep(self) -> None:
+        """Renew what is about to expire; raises `LeaseLost` if clockd has taken the lease back."""
+        now_s = self._clock()
+        if self.point is not None and now_s - self._renewed_s >= self._ttl_s / 4:
+            self._clocks.renew(self._ttl_s)
+            self._renewed_s = now_s
+        if now_s - self._knobs_written_s >= KNOBS_TTL_S / 4:
+            self._write_knobs(KNOBS_TTL_S)
+
+    def honoured(self, observed: ClockPoint) -> bool:
+        """Whether the clocks observed are those held."""
+        return self.point is None or Applied(self.point, observed, 0.0).honoured
+
+    def drop(self) -> None:
+        """Forget the lease without a word to clockd, which has lost it or gone; the knobs expire."""
+        self.point = None
+        self._limits = {}
+
+    def release(self) -> None:
+        """Give clocks and knobs back now."""
+        self._write_knobs(0.0)
+        if self.point is not None:
+            self.point = None
+            self._clocks.release()
+
+    def _write_knobs(self, ttl_s: float) -> None:
+        self._knobs_written_s = self._clock()
+        for instance, limit in self._limits.items():
+            self._write(instance, Knobs(limit, 0), ttl_s)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The governor: one tick reads the pages, judges the SLO, moves the running trial on, renews the lease and the knobs.
+
+    waiting -> settling -> measuring -> settling -> ... -> holding
+                  ^           |  overloaded                  |  SLO broken
+                  +- draining <-+                cooling <---+
+
+In `draining` and `cooling` the fastest point is held: until the backlog is gone, or for a set time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from boards.clocks import ClockPoint
+
+from .config import Config
+from .errors import ClockdUnavailable, GovernorError, Infeasible, LeaseLost, LeaseRefused
+from .guard import Slo, Verdict, judge
+from .hand import Clocks, Hand
+from .reader import InstanceView, PageReader, Snapshot
+from .status import Phase, Status
+from .traffic import Traffic
+from .trial import HOPELESS, Invalid, Tick, TrialRecord, Violated, conclude
+from .tuning import Tuning
+
+SETTLE_S = 0.6
+"""After a change of clocks: the INA3221's running average of 430 ms, and the slowest clock's settling (EMC)."""
+
+DRAIN_S = 10.0
+RETRY_S = 1.0
+LOAD_CHANGE = 0.2
+log = logging.getLogger("teg.governor")
+
+
+class Governor:
+    """Tunes what the run directory's pages show. `tick` blocks for one search step at most."""
+
+    def __init__(
+        self,
+        config: Config,
+        clocks: Clocks,
+        reader: PageReader,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.status = Status()
+        self._clocks = clocks
+        self._reader = reader
+        self._clock = clock
+        self._hand = Hand(clocks, reader.write_knobs, config.lease_ttl_s, clock)
+        self._tuning: Tuning | None = None
+        self._traffic: dict[str, Traffic] = {}
+        self._ticks: list[Tick] = []
+        self._until_s = 0.0
+        self._throttle_events = 0
+        self._repeated = False
+
+    def run(self, stop: threading.Event, on_tick: Callable[[Status], None] = lambda status: None) -> None:
+        """Tick until `stop` is set, then give clocks and knobs back."""
+        try:
+            while not stop.wait(self.config.tick_s):
+                self.tick()
+                on_tick(self.status)
+        finally:
+            self.close()
+
+    def tick(self) -> None:
+        """One step. A fault is counted, the trial it fell into is lost, and the governor starts over by itself."""
+        try:
+            self._step(self._reader.read())
+        except LeaseRefused as error:
+            self.status.refusals[error.reason] += 1
+            self._start_over("refused", error)
+        except (ClockdUnavailable, LeaseLost) as error:
+            self._start_over("clockd", error)
+        except Exception as error:
+            # The tick is a border: whatever breaks inside must not end the governor, and must be seen.
+            log.exception("tick failed")
+            self._start_over("tick", error)
+        self.status.leased = self._hand.point is not None
+
+    def close(self) -> None:
+        """Give clocks and knobs back and close what is open."""
+        try:
+            self._hand.release()
+        except GovernorError as error:
+            log.warning("the lease could not be released and will expire: %s", error)
+        self.status.leased = False
+        self._drop_tuning()
+        self._reader.close()
+
+    def _step(self, now: Snapshot) -> None:
+        for view in now.instances:
+            if (slo := self._slo(view)) is not None:
+                self._traffic.setdefault(view.info.instance, Traffic(slo)).add(view)
+        if self._tuning is None:
+            self._begin(now)
+            return
+        self._hand.keep()
+        if now.board is None or {view.info.instance for view in now.instances} != set(self._tuning.instances):
+            self._start_over("instances" if now.board else "clockd")
+            return
+        phases = {
+            Phase.SETTLING: self._settle,
+            Phase.MEASURING: self._measure,
+            Phase.DRAINING: self._drain,
+            Phase.HOLDING: self._hold,
+            Phase.COOLING: self._cool,
+        }
+        phases[self.status.phase](self._tuning, now)
+
+    def _begin(self, now: Snapshot) -> None:
+        """Start once clockd, an instance with an objective, and requests are there."""
+        if self._clock() < self._until_s:
+            return
+        self._until_s = self._clock() + RETRY_S
+        if now.board is None:
+            self.status.detail = "for clockd"
+        elif not self._traffic:
+            self.status.detail = "for a model with an objective (slo_ms)"
+        elif any(traffic.rate_hz == 0 for traffic in self._traffic.values()):
+            self.status.detail = "for requests"
+        else:
+            slos = {name: traffic.slo for name, traffic in self._traffic.items()}
+            self._tuning = Tuning(self.config, self._clocks.table(), now, slos)
+            self.status.trials = self._tuning.trials
+            self.status.slos = {self._tuning.instances[name].model: slo for name, slo in slos.items()}
+            self._throttle_events = now.board.throttle_events
+            self._next(self._tuning)
+
+    def _settle(self, tuning: Tuning, now: Snapshot) -> None:
+        """Wait until clocks and sensors settled and every request in flight arrived after the change."""
+        oldest = [traffic.oldest_arrival_ns / 1e9 for traffic in self._traffic.values() if traffic.in_flight]
+        old = any(0 < arrival_s < self._hand.changed_s for arrival_s in oldest)
+        if self._clock() < self._until_s or (old and self._clock() < self._until_s + DRAIN_S):
+            return
+        self._mark()
+        self._ticks = [counters(now)]
+        self._enter(Phase.MEASURING, self.config.trial_s)
+
+    def _measure(self, tuning: Tuning, now: Snapshot) -> None:
+        if (reason := self._spoiled(now)) is not None:
+            self._finish(tuning, TrialRecord(self.status.point, Invalid(reason)))
+            return
+        if (tick := counters(now)).at_s > self._ticks[-1].at_s:
+            self._ticks.append(tick)
+        overloaded = self._waits(now, HOPELESS)
+        if self._clock() < self._until_s and not overloaded:
+            return
+        self._finish(tuning, self._conclude(tuning))
+        if overloaded:
+            self._move(tuning, tuning.fastest())
+            self._enter(Phase.DRAINING, DRAIN_S)
+
+    def _drain(self, tuning: Tuning, now: Snapshot) -> None:
+        if not self._waits(now, 1.0) or self._clock() >= self._until_s:
+            self._next(tuning)
+
+    def _hold(self, tuning: Tuning, now: Snapshot) -> None:
+        """Keep the best point; step back to the fastest one when a window breaks the objective."""
+        if self._clock() < self._until_s:
+            return
+        broken = Verdict.BROKEN in self._judge(tuning)
+        self._mark()
+        if broken and self.status.best is not None:
+            log.warning("the objective was broken at %s: back to the fastest point", self.status.point)
+            worst_s = max(self.status.latency_s.values())
+            lesson = TrialRecord(self.status.point, Violated(), self.status.best.energy_j, worst_s)
+            tuning.finish(lesson, self._clock())
+            self._move(tuning, tuning.fastest())
+            self._enter(Phase.COOLING, self.config.cooldown_s)
+        else:
+            self._enter(Phase.HOLDING, self.config.slo_window_s)
+
+    def _cool(self, tuning: Tuning, now: Snapshot) -> None:
+        if self._clock() >= self._until_s:
+            self._hold_best(tuning)
+
+    def _next(self, tuning: Tuning) -> None:
+        """Begin the next trial, or hold the best point when there is none left to try."""
+        try:
+            point = tuning.next_point()
+        except Infeasible as error:
+            log.warning("%s", error)
+            point = None
+        if point is None:
+            self._hold_best(tuning)
+        else:
+            self._try(tuning, point)
+
+    def _try(self, tuning: Tuning, point: dict[str, float]) -> None:
+        self._enter(Phase.SETTLING, SETTLE_S + self._move(tuning, point))
+
+    def _hold_best(self, tuning: Tuning) -> None:
+        best = self.status.best = tuning.best()
+        point = best.point if best else tuning.fastest()
+        self._move(tuning, point)
+        tuning.history.note("hold", self._clock(), point=point, feasible=best is not None)
+        self._mark()
+        self._enter(Phase.HOLDING, self.config.slo_window_s)
+
+    def _finish(self, tuning: Tuning, record: TrialRecord) -> None:
+        """Write the trial down, learn from it, go on; an invalid one is repeated once."""
+        tuning.finish(record, self._clock())
+        self._repeated = isinstance(record.outcome, Invalid) and not self._repeated
+        if self._repeated:
+            self._try(tuning, record.point)
+        else:
+            self._next(tuning)
+
+    def _conclude(self, tuning: Tuning) -> TrialRecord:
+        span_s = self._ticks[-1].at_s - self._ticks[0].at_s
+        limits = tuning.batch_limits(self.status.point)
+        if any(load_changed(traffic.rate_hz, traffic.seen, span_s) for traffic in self._traffic.values()):
+            return TrialRecord(self.status.point, Invalid("load"), window_s=span_s)
+        failed = sum(traffic.failed for traffic in self._traffic.values())
+        windows = [traffic.window(limits[name]) for name, traffic in self._traffic.items()]
+        return conclude(self.status.point, self._ticks, windows, failed)
+
+    def _spoiled(self, now: Snapshot) -> str | None:
+        """Why the running trial cannot be trusted, None if it can."""
+        if now.board is None:
+            return "clockd"
+        if now.board.throttle_events > self._throttle_events:
+            self._throttle_events = now.board.throttle_events
+            return "throttled"
+        return None if self._hand.honoured(ClockPoint(*now.board.observed)) else "clocks"
+
+    def _judge(self, tuning: Tuning) -> list[Verdict]:
+        verdicts = []
+        for name, traffic in self._traffic.items():
+            verdict = judge(traffic.latencies_s, traffic.failed, traffic.slo)
+            model = tuning.instances[name].model
+            self.status.windows[model, verdict.value] += 1
+            if (latency_s := traffic.quantile_s) is not None:
+                self.status.latency_s[model] = latency_s
+            verdicts.append(verdict)
+        return verdicts
+
+    def _waits(self, now: Snapshot, limits: float) -> bool:
+        """Whether some request has waited for more than so many times its limit."""
+        return any(traffic.waited_s(now.now_ns) > limits * traffic.slo.limit_s for traffic in self._traffic.values())
+
+    def _move(self, tuning: Tuning, point: dict[str, float]) -> float:
+        self.status.point = point
+        return self._hand.hold(tuning.clocks(point), tuning.batch_limits(point))
+
+    def _mark(self) -> None:
+        for traffic in self._traffic.values():
+            traffic.mark()
+
+    def _slo(self, view: InstanceView) -> Slo | None:
+        limit_s = self.config.slo_s or view.info.slo_s
+        quantile = self.config.slo_quantile or view.info.slo_quantile
+        return Slo(quantile, limit_s, self.config.slo_window_s) if limit_s else None
+
+    def _enter(self, phase: Phase, for_s: float) -> None:
+        self.status.phase, self.status.detail = phase, ""
+        self._until_s = self._clock() + for_s
+
+    def _start_over(self, why: str, error: Exception | None = None) -> None:
+        """Drop everything and wait for things to come back; a trial in progress is kept as invalid."""
+        if error is not None:
+            self.status.faults[why] += 1
+            log.warning("%s: %s", why, error)
+        if self._tuning and self.status.phase is Phase.MEASURING:
+            self._tuning.finish(TrialRecord(self.status.point, Invalid(why)), self._clock())
+        self._drop_tuning()
+        self._hand.drop()
+        self._traffic = {}
+        self._enter(Phase.WAITING, RETRY_S)
+        self.status.detail = f"after {why}"
+
+    def _drop_tuning(self) -> None:
+        if self._tuning:
+            self._tuning.history.close()
+            self._tuning = None
+
+
+def counters(now: Snapshot) -> Tick:
+    """Energy, busy time and requests of the whole board at one moment; `ValueError` without a board."""
+    if now.board is None:
+        raise ValueError("no board, no counters")
+    busy_ns = sum(view.busy_ns for view in now.instances)
+    requests = sum(view.requests for view in now.instances)
+    return Tick(now.board.sampled_ns / 1e9, now.board.energy_j, busy_ns / 1e9, requests)
+
+
+def load_changed(usual_hz: float, seen: int, span_s: float) -> bool:
+    """Whether the load differs by more than a fifth, and by more than Poisson luck (four deviations) explains."""
+    usual = usual_hz * span_s
+    return abs(seen - usual) > max(LOAD_CHANGE * usual, 4.0 * math.sqrt(usual))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages say now: the board, and every live model instance with its new samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from telemetry.board_page import BoardPage, BoardReading
+from telemetry.errors import PageError
+from telemetry.instance_page import Counter, InstanceInfo, InstancePage, Knobs, Sample
+from telemetry.rundir import RunDir
+
+RESCAN_S = 0.5
+"""How often the run directory is searched for instances that came or went."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """One instance at one moment; `samples` are those finished since the view before."""
+
+    info: InstanceInfo
+    samples: tuple[Sample, ...]
+    lost_samples: int
+    in_flight: int
+    oldest_arrival_ns: int
+    busy_ns: int
+    requests: int
+    applied: Knobs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the governor's tick looks at. `board` is None while no clockd is alive."""
+
+    now_ns: int
+    board: BoardReading | None
+    instances: tuple[InstanceView, ...]
+
+
+@dataclass(slots=True)
+class _Open:
+    page: InstancePage
+    cursor: int
+
+
+class PageReader:
+    """Reads the run directory's pages and keeps a cursor into each ring of samples."""
+
+    def __init__(self, run_dir: RunDir, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._run_dir = run_dir
+        self._clock_ns = clock_ns
+        self._board: BoardPage | None = None
+        self.board: BoardReading | None = None
+        """The board as of the last `read`."""
+        self._open: dict[str, _Open] = {}
+        self._scanned_ns = 0
+
+    def read(self) -> Snapshot:
+        """One snapshot. Instances that died since the last one are dropped, new ones begin with no samples."""
+        now_ns = self._clock_ns()
+        if now_ns - self._scanned_ns >= RESCAN_S * 1e9:
+            self._rescan(now_ns)
+        self.board = self._read_board(now_ns)
+        views = [view for entry in self._open.values() if (view := self._view(entry)) is not None]
+        return Snapshot(now_ns, self.board, tuple(views))
+
+    def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
+        """Set one instance's knobs for `ttl_s` seconds; an instance that has gone is passed over."""
+        if entry := self._open.get(instance):
+            entry.page.write_knobs(knobs, ttl_s)
+
+    def close(self) -> None:
+        """Unmap every page."""
+        for entry in self._open.values():
+            entry.page.close()
+        self._open.clear()
+        if self._board:
+            self._board.close()
+            self._board = None
+
+    def _rescan(self, now_ns: int) -> None:
+        self._scanned_ns = now_ns
+        found = {page.path.stem: page for page in self._run_dir.open_instances(writable=True)}
+        for name, entry in list(self._open.items()):
+            fresh = found.get(name)
+            if fresh is not None and fresh.pid == entry.page.pid:
+                found.pop(name).close()
+            else:
+                self._open.pop(name).page.close()
+        for name, page in found.items():
+            self._open[name] = _Open(page, page.counter(Counter.SAMPLES))
+
+    def _view(self, entry: _Open) -> InstanceView | None:
+        page, info = entry.page, entry.page.info
+        if info is None:
+            return None
+        samples, entry.cursor, lost = page.samples_since(entry.cursor)
+        busy_ns, requests = page.counter(Counter.BUSY_NS), page.counter(Counter.REQUESTS)
+        gate = page.in_flight, page.oldest_arrival_ns
+        return InstanceView(info, tuple(samples), lost, *gate, busy_ns, requests, page.applied)
+
+    def _read_board(self, now_ns: int) -> BoardReading | None:
+        if self._board is not None and not self._board.alive(now_ns):
+            self._board.close()
+            self._board = None
+        if self._board is None:
+            try:
+                self._board = BoardPage.open(self._run_dir.board_page)
+            except PageError:
+                return None
+        return self._board.read() if self._board.alive(now_ns) else None

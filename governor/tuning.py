@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One subject being tuned: its search, its history, and the translation between search points and clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from boards.clocks import ClockPoint, ClockTable
+
+from .config import Config
+from .errors import Infeasible
+from .guard import Slo
+from .history import History, Subject
+from .reader import Snapshot
+from .search import Best, Search
+from .traffic import batch_values
+from .trial import TrialRecord
+
+Point = dict[str, float]
+
+
+class Tuning:
+    """The search over one board and the instances it serves, resumed from the trials that earlier runs wrote down."""
+
+    def __init__(self, config: Config, table: ClockTable, now: Snapshot, slos: Mapping[str, Slo]) -> None:
+        if now.board is None:
+            raise ValueError("a board page is needed to know what is tuned")
+        self.instances = {view.info.instance: view.info for view in now.instances}
+        knobs = knob_values(config.knobs, table, [info.max_batch for info in self.instances.values()])
+        models = tuple(sorted(info.model for info in self.instances.values()))
+        subject = Subject(now.board.board, now.board.virtual, models, tuple(slos.values()), knobs)
+        self.trials: list[TrialRecord] = []
+        self.history = History(config.state_dir, subject)
+        self._search = Search(knobs, next(iter(slos.values())).limit_s, config.seed)
+        self._table = table
+        self._budget = config.trials
+        if not config.fresh:
+            for record in self.history.trials():
+                self.learn(record)
+
+    def next_point(self) -> Point | None:
+        """The next point to try; None when the budget is spent or the search is done. May raise `Infeasible`."""
+        return None if len(self.trials) >= self._budget else self._search.ask()
+
+    def finish(self, record: TrialRecord, at_s: float) -> None:
+        """Write a trial down, then learn from it."""
+        self.history.add(record, at_s)
+        self.learn(record)
+
+    def learn(self, record: TrialRecord) -> None:
+        """Count a trial; an invalid one teaches nothing."""
+        self.trials.append(record)
+        if record.energy_j is not None and record.latency_s is not None:
+            self._search.tell(record.point, record.latency_s, record.energy_j)
+
+    def best(self) -> Best | None:
+        """The best point so far, None while nothing is known to be feasible."""
+        try:
+            return self._search.best()
+        except Infeasible:
+            return None
+
+    def clocks(self, point: Mapping[str, float]) -> ClockPoint:
+        """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where there is one."""
+        clocks = {name: int(value) for name, value in point.items() if name != "batch"}
+        if "gpu_hz" in clocks and self._table.gpu_min_hz:
+            clocks["gpu_min_hz"] = clocks["gpu_hz"]
+        return ClockPoint(**clocks)
+
+    def fastest(self) -> Point:
+        """Every tuned clock at its top and the model's own batch limit: the safe point for latency."""
+        return {name: values[-1] for name, values in self._search.knobs.items() if name != "batch"}
+
+    def batch_limits(self, point: Mapping[str, float]) -> dict[str, int]:
+        """Batch limit by instance: the point's, or the model's own."""
+        return {name: int(point.get("batch", info.max_batch)) for name, info in self.instances.items()}
+
+
+def knob_values(names: Sequence[str], table: ClockTable, max_batches: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The values to search: what the board offers, and batch limits while there is a single instance."""
+    values: dict[str, tuple[int, ...]] = {
+        name: offered for name in names if name != "batch" and (offered := getattr(table, name))
+    }
+    if "batch" in names and len(max_batches) == 1:
+        values["batch"] = batch_values(max_batches)
+    return values
