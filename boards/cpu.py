@@ -65,14 +65,14 @@ class Cpus:
         path = f"{_CPUS}/cpu{cpu}/online"
         return not self._tree.exists(path) or read_int(self._tree, path) == 1
 
-    def cores(self) -> int:
-        """How many cores are online."""
-        return sum(self.online(cpu) for policy in self.policies for cpu in policy.cpus)
+    def observe(self) -> tuple[int, int]:
+        """Upper limit of the online cores, and how many they are.
 
-    def observe(self) -> int:
-        """Upper limit of the online cores; their mean where they disagree, which no request reads back as."""
-        limits = [self._observe_policy(policy) for policy in self._active()]
-        return round(sum(limits) / len(limits))
+        Where policies disagree the limit is their mean, which no request reads back as.
+        """
+        cores = [sum(map(self.online, policy.cpus)) for policy in self.policies]
+        limits = [self._observe_policy(policy) for policy, on in zip(self.policies, cores, strict=True) if on]
+        return round(sum(limits) / len(limits)), sum(cores)
 
     def limit_khz(self, policy: Policy) -> int:
         """A policy's upper limit as it reads back, in kHz."""
@@ -80,8 +80,9 @@ class Cpus:
 
     def request(self, limit_hz: int) -> None:
         """Ask every online core to stay at or below a limit."""
-        for policy in self._active():
-            self.request_policy(policy, limit_hz // 1000)
+        for policy in self.policies:
+            if self.active(policy):
+                self.request_policy(policy, limit_hz // 1000)
 
     def request_policy(self, policy: Policy, limit_khz: int) -> None:
         """Ask one policy to stay at or below a limit in kHz; refused (EBUSY, EIO) while all its cores are offline."""
@@ -96,8 +97,9 @@ class Cpus:
         """Every core, online or not."""
         return tuple(cpu for policy in self.policies for cpu in policy.cpus)
 
-    def _active(self) -> list[Policy]:
-        return [policy for policy in self.policies if any(self.online(cpu) for cpu in policy.cpus)]
+    def active(self, policy: Policy) -> bool:
+        """Whether any of a policy's cores is online."""
+        return any(map(self.online, policy.cpus))
 
     def _observe_policy(self, policy: Policy) -> int:
         """The limit, unless the measured clock shows another one: above the limit, or below the lower limit."""

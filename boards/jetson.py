@@ -74,7 +74,7 @@ class JetsonBoard:
         """The clocks as the hardware reports them now."""
         gpu, emc, cpus = self.parts.gpu, self.parts.emc, self.parts.cpus
         lowest, highest = gpu.observe() if gpu else (None, None)
-        return ClockPoint(highest, lowest, emc.observe() if emc else None, cpus.observe(), cpus.cores())
+        return ClockPoint(highest, lowest, emc.observe() if emc else None, *cpus.observe())
 
     def request(self, point: ClockPoint) -> Applied:
         """Ask for the knobs that `point` sets and wait until they read back, or `SETTLE_LIMIT_S` has passed.
@@ -122,7 +122,7 @@ class JetsonBoard:
             emc = self.parts.emc.state()
             values |= {"emc.rate": emc.rate_hz, "emc.mrq_rate_locked": emc.locked, "emc.state": emc.enabled}
         for policy in self.parts.cpus.policies:
-            if any(self.parts.cpus.online(cpu) for cpu in policy.cpus):
+            if self.parts.cpus.active(policy):
                 values[f"policy{policy.number}.scaling_max_freq"] = self.parts.cpus.limit_khz(policy)
         for cpu in self.parts.cpus.all_cpus():
             values[f"cpu{cpu}.online"] = int(self.parts.cpus.online(cpu))
@@ -142,9 +142,9 @@ class JetsonBoard:
     def _write(self, point: ClockPoint) -> None:
         """Cores come online before their clock is written and go off after it: an offline core refuses the write."""
         cpus = self.parts.cpus
-        before = cpus.cores()
+        before_hz, before = cpus.observe()
         # Cores that come online must not bring an older limit with them.
-        limit_hz = point.cpu_hz or (cpus.observe() if (point.cores or 0) > before else None)
+        limit_hz = point.cpu_hz or (before_hz if (point.cores or 0) > before else None)
         if point.cores is not None:
             self._online(range(point.cores), online=True)
         if limit_hz is not None:

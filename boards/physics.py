@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,17 @@ class Watts:
 LOWEST = ClockPoint(GPU_MIN_HZ, GPU_MIN_HZ, 204_000_000, 115_200_000, 4)
 """Where an idle module draws `Silicon.floor_w`."""
 MAXIMUM = ClockPoint(GPU_MAX_HZ, GPU_MAX_HZ, EMC_MAX_HZ, CPU_MAX_HZ, CORES_MAX)
+
+
+def mix(parts: Iterable[tuple[float, Watts]]) -> Watts:
+    """The weighted sum of powers: the mean of what was drawn over shares of a time."""
+    cpu = gpu = memory = rest = 0.0
+    for share, watts in parts:
+        cpu += share * watts.cpu_w
+        gpu += share * watts.gpu_w
+        memory += share * watts.memory_w
+        rest += share * watts.rest_w
+    return Watts(cpu, gpu, memory, rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +159,8 @@ class Workload:
     def latency_s(self, point: ClockPoint, batch: float, *, training: bool = False) -> float:
         """Seconds per batch; beyond the largest size measured it grows in proportion to the batch."""
         surfaces = self._surfaces(training)
-        largest = surfaces[-1][0]
-        beyond = max(1.0, batch / largest)
-        return beyond * _between(surfaces, batch, lambda surface: surface.latency_s(point))
+        beyond = max(1.0, batch / surfaces[-1][0])
+        return beyond * sum(share * surface.latency_s(point) for share, surface in _around(surfaces, batch))
 
     def slowdown(self, point: ClockPoint, batch: float, *, training: bool = False) -> float:
         """Latency relative to maximum clocks at the same batch size, at least 1."""
@@ -159,9 +168,8 @@ class Workload:
 
     def busy(self, point: ClockPoint, batch: float, *, training: bool = False) -> Watts:
         """Power by rail while batches of this size run back to back."""
-        surfaces = self._surfaces(training)
-        parts = (_between(surfaces, batch, partial(_busy_part, point, field.name)) for field in fields(Watts))
-        return Watts(*parts)
+        mixed = [(share, surface.busy(point)) for share, surface in _around(self._surfaces(training), batch)]
+        return mix(mixed)
 
     def busy_power_w(self, point: ClockPoint, batch: float, *, training: bool = False) -> float:
         """Watts of the whole module while batches of this size run back to back."""
@@ -224,10 +232,6 @@ def _shares(point: ClockPoint) -> tuple[float, float, float, int]:
     return cpu_x, gpu_x, (point.emc_hz or EMC_MAX_HZ) / EMC_MAX_HZ, point.cores or CORES_MAX
 
 
-def _busy_part(point: ClockPoint, part: str, surface: Surface) -> float:
-    return float(getattr(surface.busy(point), part))
-
-
 def _cubic(linear: float, cubic: float, x: float) -> float:
     return linear * x + cubic * x**3
 
@@ -238,13 +242,11 @@ def _overlap(left: float, right: float, norm: float) -> float:
     return float(larger * ((left / larger) ** norm + (right / larger) ** norm) ** (1 / norm))
 
 
-def _between(surfaces: tuple[tuple[int, Surface], ...], batch: float, value: Callable[[Surface], float]) -> float:
-    """`value` at `batch`, linear between the sizes measured and constant outside them."""
+def _around(surfaces: tuple[tuple[int, Surface], ...], batch: float) -> tuple[tuple[float, Surface], ...]:
+    """The surfaces of the sizes measured next to `batch`, with their weights; the nearest one outside the range."""
     above = bisect_left([size for size, _ in surfaces], batch)
-    if above == 0:
-        return value(surfaces[0][1])
-    if above == len(surfaces):
-        return value(surfaces[-1][1])
+    if above in (0, len(surfaces)):
+        return ((1.0, surfaces[min(above, len(surfaces) - 1)][1]),)
     (low, low_surface), (high, high_surface) = surfaces[above - 1], surfaces[above]
     share = (batch - low) / (high - low)
-    return (1 - share) * value(low_surface) + share * value(high_surface)
+    return (1 - share, low_surface), (share, high_surface)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .clocks import ClockPoint
 from .jetson import JetsonBoard, Parts
 from .layout import identify
-from .physics import AGX_ORIN, SHIPPED, Watts, Workload, shipped
+from .physics import AGX_ORIN, SHIPPED, Watts, Workload, mix, shipped
 from .virtual_kernel import Faults, VirtualOrin, VirtualTree
 from .virtual_sensors import VirtualRails, VirtualThermal
 
@@ -77,8 +77,7 @@ class VirtualBoard(JetsonBoard):
         self._backlog.extend(load for load in loads if load.busy_s > 0)
         busy = self._work(point, dt_s)
         idle = AGX_ORIN.idle(point)
-        shares = [(idle, 1 - sum(share for _, share in busy)), *busy]
-        power = Watts(*(sum(share * getattr(watts, part) for watts, share in shares) for part in _PARTS))
+        power = mix([(1 - sum(share for share, _ in busy), idle), *busy])
         self.kernel.gpu.busy = bool(busy)
         self._rails.feed(power, dt_s)
         self._thermal.feed(power, dt_s)
@@ -89,9 +88,9 @@ class VirtualBoard(JetsonBoard):
         surfaces, point = self.workloads[workload], self.kernel.point()
         return tuple(surfaces.slowdown(point, batch, training=training) for batch in batches)
 
-    def _work(self, point: ClockPoint, dt_s: float) -> list[tuple[Watts, float]]:
-        """Take up to `dt_s` of the backlog: power and share of `dt_s` of each piece."""
-        taken: list[tuple[Watts, float]] = []
+    def _work(self, point: ClockPoint, dt_s: float) -> list[tuple[float, Watts]]:
+        """Take up to `dt_s` of the backlog: share of `dt_s` and power of each piece."""
+        taken: list[tuple[float, Watts]] = []
         left_s = dt_s
         while self._backlog and left_s > 0:
             load = self._backlog.popleft()
@@ -101,8 +100,5 @@ class VirtualBoard(JetsonBoard):
                 rest = Load(load.workload, load.busy_s - busy_s, load.batch, load.training)
                 self._backlog.appendleft(rest)
             power = self.workloads[load.workload].busy(point, load.batch, training=load.training)
-            taken.append((power, busy_s / dt_s))
+            taken.append((busy_s / dt_s, power))
         return taken
-
-
-_PARTS = ("cpu_w", "gpu_w", "memory_w", "rest_w")
