@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of real files: what discovery and control do there, byte for byte."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from boards.archive import pack, unpack
+from boards.clocks import ClockPoint
+from boards.discover import open_board
+from boards.errors import KnobDenied, NoBoard, NodeMissing, SensorImplausible, SensorUnavailable
+from boards.tree import SysfsTree
+from boards.virtual import VirtualBoard
+
+GPU = "sys/class/devfreq/17000000.gpu"
+EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
+
+
+def test_a_request_writes_these_bytes(files: Path) -> None:
+    """Hz to devfreq and BPMP, kHz to cpufreq, 0 and 1 to hot-plug; the EMC is locked, links are followed."""
+    board = open_board("auto", files, sleep=lambda _: None)
+    board.request(ClockPoint(612_000_000, 306_000_000, 2_133_000_000, 1_344_000_000, 8))
+    read = {name: (files / name).read_text() for name in (f"{GPU}/max_freq", f"{EMC}/rate", f"{EMC}/mrq_rate_locked")}
+    assert read == {f"{GPU}/max_freq": "612000000", f"{EMC}/rate": "2133000000", f"{EMC}/mrq_rate_locked": "1"}
+    policies = files / "sys/devices/system/cpu/cpufreq"
+    assert (policies / "policy4/scaling_max_freq").read_text() == "1344000"
+    assert [(files / f"sys/devices/system/cpu/cpu{cpu}/online").read_text().strip() for cpu in (0, 7, 8, 11)] == [
+        "1",
+        "1",
+        "0",
+        "0",
+    ]
+
+
+def test_the_gpu_is_found_by_its_device_tree_node(files: Path) -> None:
+    """Other devfreq devices (the video engine) are passed over, whatever their names."""
+    assert open_board("auto", files).parts.gpu is not None
+    (files / "sys/devices/platform/bus@0/17000000.gpu/of_node/name").write_text("something\0")
+    board = open_board("auto", files)
+    assert board.parts.gpu is None
+    assert board.table.gpu_hz == ()
+    assert board.observe().gpu_hz is None
+
+
+def test_without_debugfs_there_is_no_memory_knob(files: Path) -> None:
+    """A user who is not root sees no BPMP files: the EMC is absent, and the rest works."""
+    (files / EMC).rename(files / "elsewhere")
+    board = open_board("auto", files)
+    assert board.table.emc_hz == ()
+    assert board.observe().emc_hz is None
+    assert board.request(ClockPoint(gpu_hz=408_000_000)).honoured
+
+
+def test_a_cap_takes_rates_off_the_table(files: Path) -> None:
+    """nvpmodel's cap hides the EMC rates above it."""
+    (files / "sys/kernel/nvpmodel_clk_cap/emc").write_text("2133000000\n")
+    assert open_board("auto", files).table.emc_hz == (204_000_000, 665_600_000, 2_133_000_000)
+
+
+def test_a_clock_outside_its_limits_gives_them_the_lie(files: Path) -> None:
+    """The limit may read as asked while the hardware does something else: what is observed is the hardware."""
+    board = open_board("auto", files, sleep=lambda _: None)
+    (files / f"{GPU}/cur_freq").write_text("1300500000\n")
+    assert board.request(ClockPoint(gpu_hz=612_000_000)).observed.gpu_hz == 1_300_500_000
+    (files / "sys/devices/system/cpu/cpufreq/policy0/cpuinfo_cur_freq").write_text("364000\n")
+    assert board.observe().cpu_hz != 2_201_600_000
+
+
+def test_a_missing_rail_is_no_total(files: Path) -> None:
+    """Without one of its rails the module's power is unknown, not smaller."""
+    (files / "sys/class/hwmon/hwmon4/in2_label").write_text("NC\n")
+    with pytest.raises(SensorUnavailable, match="VDD_CPU_CV"):
+        open_board("auto", files).power_w()
+
+
+@pytest.mark.parametrize("text", ["-40", "nan", "", "12.5"])
+def test_a_current_that_cannot_be_true_is_refused(files: Path, text: str) -> None:
+    """Negative, empty or non-numeric readings raise and name the file."""
+    (files / "sys/class/hwmon/hwmon4/curr1_input").write_text(text)
+    with pytest.raises(SensorImplausible, match="curr1_input"):
+        open_board("auto", files).rails()
+
+
+def test_a_plain_machine_is_no_board(tmp_path: Path) -> None:
+    """No device tree, or somebody else's: `NoBoard` says what was found."""
+    with pytest.raises(NoBoard, match="not a Jetson"):
+        open_board("auto", tmp_path)
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/compatible").write_bytes(b"raspberrypi,4-model-b\0brcm,bcm2711\0")
+    with pytest.raises(NoBoard, match="raspberrypi"):
+        open_board("auto", tmp_path)
+
+
+def test_a_board_must_be_one_of_those_known() -> None:
+    """A mistyped board is a usage error, not this machine."""
+    with pytest.raises(ValueError, match="virtual:agx-orin"):
+        open_board("virtual:agx")
+
+
+def test_writes_follow_no_link_in_the_last_place(files: Path) -> None:
+    """A knob replaced by a link to another file is not written through."""
+    victim = files / "victim"
+    victim.write_text("untouched")
+    knob = files / "sys/devices/platform/bus@0/17000000.gpu/devfreq/17000000.gpu/max_freq"
+    knob.unlink()
+    knob.symlink_to(victim)
+    with pytest.raises(KnobDenied) as refusal:
+        SysfsTree(files).write("/sys/class/devfreq/17000000.gpu/max_freq", "612000000")
+    assert refusal.value.code == errno.ELOOP
+    assert victim.read_text() == "untouched"
+
+
+def test_writes_create_nothing(files: Path) -> None:
+    """A knob that is not there stays away."""
+    with pytest.raises(NodeMissing):
+        SysfsTree(files).write("/sys/class/devfreq/17000000.gpu/no_such_file", "1")
+    assert not (files / "sys/class/devfreq/17000000.gpu/no_such_file").exists()
+
+
+def test_an_archive_carries_a_board(virtual: VirtualBoard, tmp_path: Path) -> None:
+    """What is packed from one board unpacks to a root on which the same board is found."""
+    root = unpack("\n".join(pack(virtual.tree)), tmp_path)
+    copy = open_board("auto", root)
+    assert copy.table == virtual.table
+    assert copy.observe() == virtual.observe()
+    assert copy.rails() == virtual.rails()
+
+
+@pytest.mark.parametrize("path", ["relative/path", "/sys/../../etc/passwd"])
+def test_an_archive_stays_below_its_folder(tmp_path: Path, path: str) -> None:
+    """A path that leads out of the folder is refused."""
+    with pytest.raises(ValueError, match="line 1"):
+        unpack(f'{path} "text"', tmp_path)

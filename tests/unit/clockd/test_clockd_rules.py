@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""clockd's pure parts: the protocol, the lease, the joule counter."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from boards.clocks import KNOBS, Applied, ClockPoint, ClockTable
+from governor.clockd import protocol
+from governor.clockd.energy import Energy
+from governor.clockd.lease import grant, held_by
+from governor.clockd.protocol import Refused, parse_request
+
+POINT = ClockPoint(gpu_hz=612_000_000, cores=8)
+
+
+def line(**record: object) -> bytes:
+    return json.dumps(record).encode()
+
+
+def test_every_verb_is_understood() -> None:
+    """The six verbs, each with exactly its fields."""
+    assert parse_request(line(verb="hello")).verb == "hello"
+    request = parse_request(line(verb="lease", point={"gpu_hz": 612_000_000, "cores": 8, "emc_hz": None}, ttl_ms=1500))
+    assert (request.point, request.ttl_s) == (POINT, 1.5)
+    assert parse_request(line(verb="renew", ttl_ms=5000)).ttl_s == 5.0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'"hello"',
+        b"[" * 4000,
+        line(verb="reboot"),
+        line(verb=["hello"]),
+        line(verb="hello", colour="red"),
+        line(verb="lease", point={}),
+        line(verb="lease", point=[], ttl_ms=10),
+        line(verb="lease", point={"gpu_hz": "612000000"}, ttl_ms=10),
+        line(verb="lease", point={"gpu_hz": 6.12e8}, ttl_ms=10),
+        line(verb="lease", point={"gpu_hz": True}, ttl_ms=10),
+        line(verb="lease", point={"/sys/class/devfreq": 1}, ttl_ms=10),
+        line(verb="renew", ttl_ms=0),
+        line(verb="renew", ttl_ms=5001),
+        line(verb="renew", ttl_ms=1.5),
+        line(verb="renew", ttl_ms=True),
+    ],
+)
+def test_anything_else_is_malformed(bad: bytes) -> None:
+    """Unknown verbs and fields, floats, booleans, texts, and times to live beyond 5 s are refused."""
+    with pytest.raises(Refused) as refused:
+        parse_request(bad)
+    assert refused.value.kind == "malformed"
+
+
+@given(
+    some.binary(max_size=200)
+    | some.recursive(some.none() | some.integers() | some.text(), some.lists).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
+def test_no_line_does_more_than_be_refused(data: bytes) -> None:
+    """Garbage raises `Refused` and nothing else."""
+    try:
+        parse_request(data)
+    except Refused as refusal:
+        assert refusal.kind == "malformed"
+
+
+@given(some.dictionaries(some.sampled_from(KNOBS), some.integers() | some.booleans() | some.floats() | some.none()))
+def test_a_point_holds_integers_only(record: dict[str, object]) -> None:
+    """Whatever a client sends as a point, what comes out is integers or nothing."""
+    try:
+        point = protocol.parse_point(record)
+    except Refused:
+        assert any(value is not None and type(value) is not int for value in record.values())
+    else:
+        assert all(value is None or type(value) is int for value in point.values())
+
+
+def test_answers_survive_the_wire() -> None:
+    """Tables and applied points come back as they went."""
+    table = ClockTable((1, 2), (1, 2), (), (5,), (4, 8))
+    assert protocol.parse_table(json.loads(protocol.encode(protocol.table_record(table)))) == table
+    applied = Applied(POINT, ClockPoint(1, 2, 3, 4, 5), 0.25)
+    assert protocol.parse_applied(json.loads(protocol.encode(protocol.applied_record(applied)))) == applied
+
+
+def test_one_holder_at_a_time() -> None:
+    """A lease that lives keeps everybody else out; its own holder may move it."""
+    lease = grant(None, 1, 100, POINT, 2.0, now_s=10.0)
+    assert lease.expires_s == 12.0
+    with pytest.raises(Refused, match="process 100") as refused:
+        grant(lease, 2, 200, POINT, 2.0, now_s=11.9)
+    assert refused.value.kind == "held"
+    assert grant(lease, 1, 100, ClockPoint(cores=4), 2.0, now_s=11.0).point.cores == 4
+
+
+def test_an_expired_lease_is_nobodys() -> None:
+    """At its expiry a lease is over for its holder, and free for others."""
+    lease = grant(None, 1, 100, POINT, 2.0, now_s=10.0)
+    assert held_by(lease, 1, 11.9) is lease
+    for holder, now_s in ((1, 12.0), (2, 11.0)):
+        with pytest.raises(Refused) as refused:
+            held_by(lease, holder, now_s)
+        assert refused.value.kind == "no_lease"
+    assert grant(lease, 2, 200, POINT, 2.0, now_s=12.0).pid == 200
+
+
+def test_renewal_counts_from_now() -> None:
+    """A renewal is not added to what was left."""
+    assert grant(None, 1, 100, POINT, 5.0, now_s=0.0).renewed(1.0, 2.0).expires_s == 3.0
+
+
+@pytest.mark.parametrize("ttl_s", [0, -1, 5.001, float("nan")])
+def test_a_lease_lives_at_most_five_seconds(ttl_s: float) -> None:
+    """No lease outlives a dead governor by more than 5 s."""
+    with pytest.raises(ValueError, match="at most"):
+        grant(None, 1, 100, POINT, ttl_s, now_s=0.0)
+
+
+def counted(samples: list[tuple[float, float]]) -> Energy:
+    energy = Energy()
+    for at_s, power_w in samples:
+        energy = energy.then(at_s, power_w)
+    return energy
+
+
+def test_joules_are_the_trapezoid_of_power() -> None:
+    """Constant power is power times time; a ramp is its mean times time. The first sample counts for nothing."""
+    assert counted([(100.0, 20.0)]).joules == 0
+    assert counted([(100.0, 20.0), (100.05, 20.0), (100.1, 20.0)]).joules == pytest.approx(2.0)
+    assert counted([(0.0, 10.0), (0.2, 20.0)]).joules == pytest.approx(3.0)
+
+
+def test_steady_power_has_no_error() -> None:
+    """Nothing can hide between equal samples but what the averaging window smooths out, and there was no change."""
+    assert counted([(0.05 * number, 15.0) for number in range(100)]).error_j(0.43) == 0
+
+
+def test_the_error_covers_any_step_between_samples() -> None:
+    """Power that jumped right after, or right before, a sample lies within the bound."""
+    energy = counted([(0.0, 10.0), (0.1, 30.0)])
+    for truth in (10 * 0.1, 30 * 0.1):
+        assert abs(truth - energy.joules) <= energy.error_j(0.0) + 1e-12
+    assert energy.error_j(0.43) == pytest.approx(energy.error_j(0.0) + 0.43 * 20)
+
+
+def test_a_gap_is_in_doubt_as_a_whole() -> None:
+    """Over half a second without a sample anything between nothing and the highest power may have been drawn."""
+    energy = counted([(0.0, 10.0), (2.0, 10.0)])
+    assert energy.joules == pytest.approx(20.0)
+    assert energy.error_j(0.0) == pytest.approx(20.0)
+
+
+def test_the_counter_never_falls() -> None:
+    """Not even if the clock stood still."""
+    assert counted([(5.0, 10.0), (5.0, 30.0), (4.0, 10.0)]).joules == 0

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""clockd without its socket, on a virtual board in virtual time: leases, ledger, load, page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boards.clocks import KNOBS, ClockPoint
+from boards.virtual import VirtualBoard
+from boards.virtual_kernel import Faults
+from governor.clockd.ledger import ClockLedger
+from governor.clockd.service import Clockd
+from governor.clockd.virtual_load import VirtualLoad
+from telemetry.board_page import BoardPage, BoardReading
+from telemetry.instance_page import Counter, InstanceInfo, InstancePage
+from telemetry.rundir import RunDir
+from telemetry.trainer_page import TrainerPage
+
+LOW = {"gpu_hz": 408_000_000, "gpu_min_hz": 306_000_000, "emc_hz": 665_600_000, "cpu_hz": 960_000_000, "cores": 4}
+TICK_S = 0.05
+
+
+class Desk:
+    """A clockd, its board and its time; `ask` is what a connection does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now_s = 1000.0
+        self.run_dir = RunDir(folder)
+        self.run_dir.make()
+        self.board = VirtualBoard(lambda: self.now_s, self.sleep)
+        self.originals = self.board.originals()
+        self.ledger = ClockLedger(folder / "clocks.ledger", "this-boot")
+        page = BoardPage.create(self.run_dir.board_page)
+        self.load = VirtualLoad(self.board, self.run_dir)
+        self.clockd = Clockd(self.board, page, self.ledger, lambda: self.now_s, self.load)
+        self._page = page
+        self.pages: list[InstancePage | TrainerPage] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, with a sample every 50 ms."""
+        for _ in range(round(seconds / TICK_S)):
+            self.now_s += TICK_S
+            self.clockd.tick()
+
+    def ask(self, verb: str, holder: int = 1, **fields: Any) -> dict[str, Any]:
+        return self.clockd.answer(holder, 4000 + holder, json.dumps({"verb": verb, **fields}).encode())
+
+    def lease(self, point: dict[str, int] | None = None, ttl_ms: int = 2000, holder: int = 1) -> dict[str, Any]:
+        return self.ask("lease", holder, point=LOW if point is None else point, ttl_ms=ttl_ms)
+
+    def reading(self) -> BoardReading:
+        reading = self._page.read()
+        assert reading is not None
+        return reading
+
+    def instance(self, name: str = "digits_0_0", workload: str = "resnet") -> InstancePage:
+        page = InstancePage.create(self.run_dir.instance_page(name))
+        page.write_info(InstanceInfo("digits", "1", name, workload, 8, 0, 0.0, 0.99, 1.0))
+        self.pages.append(page)
+        return page
+
+    def restored(self) -> bool:
+        return self.board.originals() == self.originals
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.clockd.close()
+    for page in desk.pages:
+        page.close()
+
+
+def busy(page: InstancePage, seconds: float, batch: int = 4) -> None:
+    page.count(Counter.BUSY_NS, round(1e9 * seconds))
+    page.count(Counter.BUSY_BATCH_NS, round(1e9 * seconds * batch))
+
+
+def test_a_lease_moves_the_clocks_and_says_what_became_of_it(desk: Desk) -> None:
+    """The answer carries what was observed, and the page shows the lease at once."""
+    answer = desk.lease()
+    assert answer["ok"]
+    assert answer["honoured"]
+    assert answer["applied"]["observed"] == LOW
+    reading = desk.reading()
+    assert dict(zip(KNOBS, reading.observed, strict=True)) == LOW
+    assert (reading.lease_pid, reading.virtual, reading.observe_only) == (4001, True, False)
+
+
+def test_an_expired_lease_puts_the_clocks_back(desk: Desk) -> None:
+    """Without renewal everything is as it was one time to live later, and the ledger is empty."""
+    desk.lease(ttl_ms=1000)
+    desk.run(0.9)
+    assert desk.board.observe().cores == 4
+    desk.run(0.2)
+    assert desk.restored()
+    assert not desk.ledger.pending()
+    assert desk.reading().lease_pid == 0
+    assert desk.ask("renew", ttl_ms=1000)["error"] == "no_lease"
+
+
+def test_renewal_keeps_a_lease(desk: Desk) -> None:
+    """Renewed in time it lives on, and ends when renewals stop."""
+    desk.lease(ttl_ms=500)
+    for _ in range(6):
+        desk.run(0.4)
+        assert desk.ask("renew", ttl_ms=500)["ok"]
+    assert desk.board.observe().cores == 4
+    desk.run(0.6)
+    assert desk.restored()
+
+
+def test_release_and_hanging_up_put_the_clocks_back(desk: Desk) -> None:
+    """A lease ends with `release`, and with its connection."""
+    desk.lease()
+    assert desk.ask("release")["ok"]
+    assert desk.restored()
+    desk.lease()
+    desk.clockd.gone(2)
+    assert not desk.restored()
+    desk.clockd.gone(1)
+    assert desk.restored()
+
+
+def test_a_second_holder_is_refused(desk: Desk) -> None:
+    """Nobody else may take, renew or release a lease that lives."""
+    desk.lease()
+    assert desk.lease(holder=2)["error"] == "held"
+    assert desk.ask("renew", 2, ttl_ms=1000)["error"] == "no_lease"
+    assert desk.ask("release", 2)["error"] == "no_lease"
+    assert desk.board.observe().cores == 4
+
+
+def test_a_new_holder_starts_from_the_original_clocks(desk: Desk) -> None:
+    """An expired lease is undone before the next one is granted, and the originals stay the original ones."""
+    desk.lease(ttl_ms=100)
+    desk.now_s += 0.2
+    assert desk.lease({"gpu_hz": 612_000_000}, holder=2)["ok"]
+    assert desk.board.observe() == ClockPoint(612_000_000, 306_000_000, 3_199_000_000, 2_201_600_000, 12)
+    desk.ask("release", 2)
+    assert desk.restored()
+
+
+def test_moving_a_lease_keeps_the_originals(desk: Desk) -> None:
+    """What a lease set is never taken for an original."""
+    desk.lease()
+    desk.lease({"gpu_hz": 1_020_000_000, "emc_hz": 2_133_000_000})
+    desk.ask("release")
+    assert desk.restored()
+
+
+def test_only_the_table_is_offered(desk: Desk) -> None:
+    """A value off the table is refused and nothing is written, not even the ledger."""
+    assert desk.lease({"gpu_hz": 500_000_000})["error"] == "not_offered"
+    assert desk.lease({"cores": 0})["error"] == "not_offered"
+    assert not desk.ledger.pending()
+    assert desk.restored()
+
+
+def test_originals_are_on_the_disk_before_the_first_write(desk: Desk) -> None:
+    """When a knob is first written, the ledger already holds its value: seen from inside the write."""
+    seen: list[bool] = []
+    request = desk.board.request
+
+    class Watching(VirtualBoard):
+        pass
+
+    def watched(point: ClockPoint) -> Any:
+        seen.append(desk.ledger.pending() and desk.restored())
+        return request(point)
+
+    desk.board.request = watched  # type: ignore[method-assign]
+    desk.lease()
+    assert seen == [True]
+
+
+def test_a_clockd_that_died_is_recovered_from(desk: Desk, tmp_path: Path) -> None:
+    """The next clockd on the same boot finds the ledger and puts the clocks back before it serves."""
+    desk.lease()
+    heir = Clockd(
+        desk.board,
+        BoardPage.create(tmp_path / "heir.page"),
+        ClockLedger(desk.ledger.path, "this-boot"),
+        lambda: desk.now_s,
+    )
+    heir.recover()
+    assert desk.restored()
+    assert not desk.ledger.pending()
+    heir.close()
+
+
+def test_a_reboot_voids_the_ledger(desk: Desk) -> None:
+    """Another boot has reset the clocks: its originals are dropped, not written."""
+    desk.ledger.remember({"gpu.max_freq": 408_000_000})
+    assert ClockLedger(desk.ledger.path, "another-boot").restore(desk.board) is False
+    assert desk.restored()
+    assert not desk.ledger.pending()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"torn", b'00000000 {"boot":"this-boot","originals":{"gpu.max_freq":1}}\n', bytes(40)]
+)
+def test_a_damaged_ledger_gives_the_boards_own_range_and_is_kept(desk: Desk, damage: bytes) -> None:
+    """Damage never stops a restore: the board's own range takes the place, and the file is set aside."""
+    desk.board.request(ClockPoint(**LOW))
+    desk.ledger.path.write_bytes(damage)
+    assert desk.ledger.restore(desk.board)
+    assert desk.restored()
+    assert desk.ledger.path.with_name("clocks.ledger.corrupt-0").read_bytes() == damage
+    assert not desk.ledger.pending()
+
+
+def test_a_restore_that_fails_is_tried_again(desk: Desk) -> None:
+    """Clocks that do not go back stay in the ledger, block new leases, and are retried."""
+    desk.lease(ttl_ms=100)
+    desk.board.faults = Faults(ignored=frozenset({"gpu_hz"}))
+    desk.run(2.0)
+    assert desk.ledger.pending()
+    assert desk.ask("status")["restore_pending"]
+    assert desk.lease()["error"] == "not_restored"
+    desk.board.faults = Faults()
+    desk.run(1.5)
+    assert desk.restored()
+    assert desk.lease()["ok"]
+
+
+def test_an_ignored_write_is_told(desk: Desk) -> None:
+    """A lease whose clocks do not follow is granted with `honoured` false: the observed point is the truth."""
+    desk.board.faults = Faults(ignored=frozenset({"emc_hz"}))
+    answer = desk.lease()
+    assert (answer["ok"], answer["honoured"]) == (True, False)
+    assert answer["applied"]["observed"]["emc_hz"] == 3_199_000_000
+
+
+def test_a_foreign_change_is_counted_once(desk: Desk) -> None:
+    """Somebody else writing a leased clock is seen at the next sample."""
+    desk.lease(ttl_ms=5000)
+    desk.run(0.2)
+    assert desk.reading().foreign_changes == 0
+    desk.board.tree.write("/sys/class/devfreq/17000000.gpu/max_freq", "1300500000")
+    desk.run(0.3)
+    assert desk.reading().foreign_changes == 1
+
+
+def test_busy_pages_raise_power_and_joules(desk: Desk) -> None:
+    """Busy time in an instance page is charged as the page's workload; energy only grows."""
+    page = desk.instance()
+    desk.run(1.0)
+    at_rest = desk.reading()
+    joules = [at_rest.energy_j]
+    for _ in range(40):
+        busy(page, 0.04)
+        desk.run(TICK_S)
+        joules.append(desk.reading().energy_j)
+    assert desk.reading().power_w > at_rest.power_w + 10
+    assert joules == sorted(joules)
+    expected = desk.board.workloads["resnet"].busy_power_w(desk.board.observe(), 4)
+    assert desk.reading().power_w == pytest.approx(0.8 * expected + 0.2 * at_rest.power_w, abs=0.3)
+
+
+def test_busy_time_from_before_is_not_charged(desk: Desk) -> None:
+    """A page that was busy for an hour before clockd came owes nothing."""
+    page = desk.instance()
+    busy(page, 3600.0)
+    desk.run(0.5)
+    assert desk.load.board.backlog_s == 0
+
+
+def test_new_clocks_reach_the_pages_at_once(desk: Desk) -> None:
+    """When the lease is answered, every page already has its stretch; when it ends, every page has it back."""
+    page = desk.instance()
+    desk.run(TICK_S)
+    assert page.stretch(1) == pytest.approx(1.0)
+    desk.lease(ttl_ms=300)
+    assert page.stretch(1) == pytest.approx(desk.board.slowdowns("resnet", (1,))[0])
+    assert page.stretch(1) > 2
+    desk.run(0.4)
+    assert page.stretch(1) == pytest.approx(1.0)
+
+
+def test_a_new_page_gets_its_stretch_within_a_tick(desk: Desk) -> None:
+    """An instance that comes up while clocks are low is slowed down from its first batches on."""
+    desk.lease(ttl_ms=5000)
+    page = desk.instance("late_0_0", "bert")
+    desk.run(TICK_S)
+    assert page.stretch(4) == pytest.approx(desk.board.slowdowns("bert", (4,))[0])
+
+
+def test_an_unknown_workload_is_told(desk: Desk) -> None:
+    """A page that names a surface nobody has is neither slowed nor charged, and status says so."""
+    page = desk.instance("odd_0_0", "quantum")
+    desk.lease()
+    busy(page, 1.0)
+    desk.run(0.5)
+    assert desk.ask("status")["load"]["unknown_workloads"] == {"odd_0_0": "quantum"}
+    assert page.stretch(1) == 1.0
+    assert desk.load.board.backlog_s == 0
+
+
+def test_a_restarted_instance_is_seen_as_new(desk: Desk) -> None:
+    """The same name with a new file is charged from its own beginning."""
+    busy(desk.instance(), 5.0)
+    desk.run(TICK_S)
+    page = desk.instance()
+    desk.lease(ttl_ms=5000)
+    desk.run(TICK_S)
+    busy(page, 0.02)
+    desk.run(TICK_S)
+    assert page.stretch(1) > 2
+    assert desk.load.board.backlog_s == 0
+
+
+def test_files_that_are_no_pages_are_passed_over(desk: Desk) -> None:
+    """A stray file in the folder hurts nobody."""
+    (desk.run_dir.instances / "stray.page").write_bytes(b"hello")
+    page = desk.instance()
+    desk.lease()
+    assert page.stretch(1) > 2
+
+
+def test_training_is_charged(desk: Desk) -> None:
+    """Busy time of the trainer's page costs energy as training of what is served."""
+    trainer = TrainerPage.create(desk.run_dir.trainer_page)
+    desk.pages.append(trainer)
+    desk.run(1.0)
+    at_rest = desk.reading().power_w
+    for _ in range(20):
+        trainer.slice_done(50_000_000)
+        desk.run(TICK_S)
+    expected = desk.board.workloads["resnet"].busy_power_w(desk.board.observe(), 16, training=True)
+    assert desk.reading().power_w == pytest.approx(expected, abs=0.3)
+    assert expected > at_rest + 10
+
+
+def test_a_bad_sensor_leaves_a_gap_and_not_a_number(desk: Desk) -> None:
+    """Readings that cannot be true are counted, never integrated; the bound grows by what they hide."""
+    desk.run(1.0)
+    before = desk.reading()
+    desk.board.faults = Faults(sensor="negative")
+    desk.run(1.0)
+    during = desk.reading()
+    assert during.energy_j == before.energy_j
+    assert desk.ask("status")["sensor_faults"] == 20
+    desk.board.faults = Faults()
+    desk.run(0.5)
+    after = desk.reading()
+    assert after.energy_j == pytest.approx(before.energy_j + 1.5 * before.power_w, rel=0.02)
+    assert after.energy_error_j > before.energy_error_j + 0.9 * before.power_w
+
+
+def test_throttling_is_counted(desk: Desk) -> None:
+    """An alert that comes up is one event."""
+    desk.run(1.5)
+    desk.board.faults = Faults(throttled=True)
+    desk.run(3.0)
+    assert desk.reading().throttle_events == 1
+
+
+def test_without_a_board_clockd_only_observes(tmp_path: Path) -> None:
+    """On a plain machine hello says so, leases are refused with that reason, and the page says so too."""
+    page = BoardPage.create(tmp_path / "board.page")
+    clockd = Clockd(None, page, ClockLedger(tmp_path / "ledger", ""), lambda: 1.0, why="not a Jetson")
+    clockd.recover()
+    clockd.tick()
+    hello = clockd.answer(1, 1, b'{"verb":"hello"}')
+    assert (hello["observe_only"], hello["reason"], hello["pid"]) == (True, "not a Jetson", os.getpid())
+    refusal = clockd.answer(1, 1, b'{"verb":"lease","point":{"cores":4},"ttl_ms":1000}')
+    assert (refusal["error"], refusal["message"]) == ("observe_only", "not a Jetson")
+    reading = page.read()
+    assert reading is not None
+    assert reading.observe_only
+    assert clockd.close()
+
+
+def test_answers_fit_the_line(desk: Desk) -> None:
+    """Every answer is shorter than the protocol's longest line, with many instances too."""
+    for number in range(20):
+        desk.instance(f"some_model_with_a_name_{number}_0", "unknown")
+    desk.lease()
+    desk.run(0.1)
+    for verb in ("hello", "table", "status"):
+        assert len(json.dumps(desk.ask(verb))) < 4096
