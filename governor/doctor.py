@@ -79,6 +79,8 @@ def check_server(machine: Machine) -> Finding:
 def check_server_version(machine: Machine) -> Finding:
     """Whether the server has the fixes of release 25.07."""
     version = machine.server_version
+    if machine.server is None:
+        return Finding("triton version", "ok", "no server, nothing to date")
     loopback = "keep it on loopback, behind a proxy that authenticates; teg serve needs --i-know for anything else"
     if version is None:
         return Finding("triton version", "notice", "cannot be told", f"if it is older than 25.07 (2.59.1): {loopback}")
