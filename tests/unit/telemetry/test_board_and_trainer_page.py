@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board page and the trainer page."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+from telemetry.board_page import RAILS, ZONES, BoardPage, BoardReading
+from telemetry.trainer_page import TrainerLimits, TrainerPage
+
+READING = BoardReading(
+    board="virtual:agx-orin",
+    virtual=True,
+    observe_only=False,
+    sampled_ns=123,
+    requested=(1_300_500_000, None, 3_199_000_000, 2_201_600_000, 12),
+    observed=(1_300_500_000, 306_000_000, 3_199_000_000, 2_201_600_000, 12),
+    energy_j=1234.5,
+    energy_error_j=0.25,
+    power_w=31.5,
+    lease_pid=77,
+    lease_expires_ns=456,
+    throttle_events=2,
+    foreign_changes=1,
+    rails_w={"VDD_GPU_SOC": 12.5, "VDD_CPU_CV": 4.0},
+    zones_celsius={"gpu": 41.5, "cpu": 39.0},
+)
+
+
+def test_a_reading_comes_back(tmp_path: Path) -> None:
+    """Every field, absent knobs included, is read as written, and writing beats."""
+    page = BoardPage.create(tmp_path / "board.page")
+    assert page.read() is None
+    page.write(READING)
+    reader = BoardPage.open(tmp_path / "board.page")
+    assert reader.read() == READING
+    assert reader.alive()
+    reader.close()
+    page.close()
+
+
+def test_more_rails_than_fit_are_cut(tmp_path: Path) -> None:
+    """A board with more rails or zones than the page holds loses the last ones, not the reading."""
+    page = BoardPage.create(tmp_path / "board.page")
+    rails = {f"rail{n}": float(n) for n in range(RAILS + 3)}
+    zones = {f"zone{n}": float(n) for n in range(ZONES + 3)}
+    page.write(dataclasses.replace(READING, rails_w=rails, zones_celsius=zones))
+    reading = page.read()
+    assert reading is not None
+    assert list(reading.rails_w) == list(rails)[:RAILS]
+    assert list(reading.zones_celsius) == list(zones)[:ZONES]
+    page.close()
+
+
+def test_slices_add_up(tmp_path: Path) -> None:
+    """Busy time and the number of slices only grow."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    for busy_ns in (5, 7):
+        page.slice_done(busy_ns)
+    assert (page.busy_ns, page.slices) == (12, 2)
+    page.close()
+
+
+def test_limits_expire(tmp_path: Path) -> None:
+    """A trainer whose governor is gone has no limits in force, and knows it."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    assert page.read_limits(0) is None
+    page.write_limits(TrainerLimits(0.5, 0.02), ttl_s=5.0)
+    now_ns = time.monotonic_ns()
+    assert page.read_limits(now_ns) == TrainerLimits(0.5, 0.02)
+    assert page.read_limits(now_ns + 5_000_000_000) is None
+    page.close()
+
+
+def test_the_job_is_named(tmp_path: Path) -> None:
+    """Empty before a job, then its name."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    assert page.job == ""
+    page.write_job("digits-7")
+    assert page.job == "digits-7"
+    page.close()
