@@ -31,9 +31,10 @@ from .tensors import Tensors
 
 LIGHT_NS = 1_000_000
 """A batch expected to take no longer may be served in place."""
-LOOK_NS = 1_000_000
+LOOK_NS = 10_000_000
 """A request that waited less is not asked whether it was cancelled: asking costs a round trip to the server."""
 _BLEND = 0.2
+_KNOWN_AFTER = 8
 logger = logging.getLogger(__name__)
 
 
@@ -69,21 +70,21 @@ class Job:
 
 @dataclass(slots=True)
 class _Pace:
-    """Running means of how long a batch takes and how long the instance idles before the next one."""
+    """How long a batch takes (a slow one counts at once) and how long the instance idles before the next (a mean)."""
 
-    service_ns: float = float("inf")
+    batches: int = 0
+    service_ns: float = 0.0
     gap_ns: float = 0.0
 
     def blend(self, service_ns: int, gap_ns: int) -> None:
-        known = self.service_ns != float("inf")
-        self.service_ns += _BLEND * (service_ns - self.service_ns) if known else 0.0
-        self.service_ns = self.service_ns if known else float(service_ns)
+        self.batches += 1
+        self.service_ns = max(service_ns, self.service_ns + _BLEND * (service_ns - self.service_ns))
         self.gap_ns += _BLEND * (gap_ns - self.gap_ns)
 
     @property
     def light(self) -> bool:
         """Quick, and idle at least half of the time: then Triton's own queue in front of us stays empty."""
-        return self.service_ns <= min(LIGHT_NS, self.gap_ns)
+        return self.batches >= _KNOWN_AFTER and self.service_ns <= min(LIGHT_NS, self.gap_ns)
 
 
 class Batcher:
@@ -172,7 +173,8 @@ class Batcher:
         return Rules(knobs.batch_limit, wait_ns, self._queueing.preferred, self._queueing.preserve_ordering)
 
     def _fits_in_place(self, jobs: Sequence[Job]) -> bool:
-        if not jobs or self._waiting or self._busy or not self._pace.light:
+        # a delegate's time is another model's, and may be anything
+        if not jobs or self._waiting or self._busy or not (self._engine.in_thread and self._pace.light):
             return False
         rules = self._rules(self._clock_ns())
         alike = all(job.ticket.shapes == jobs[0].ticket.shapes for job in jobs)

@@ -50,8 +50,9 @@ class Family:
     def increment(self, value: float, labels: Mapping[str, str]) -> None:
         """Add to a counter."""
         if self._takes("counter", value, labels) and value >= 0:
+            series = self._one(labels)
             if value:
-                self._one(labels).increment(value)
+                series.increment(value)
         else:
             self.drops += 1
 

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`teg serve` from start to end: what it writes, whom it refuses, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import triton_repo
+import tritonclient.grpc as grpc
+
+from governor.cli import serve as serve_cli
+from governor.server import TritonServer
+from telemetry.rundir import RunDir
+
+Serve = Callable[..., "subprocess.Popen[bytes]"]
+
+SERVE = """
+import argparse, sys
+from governor.cli import serve
+parser = argparse.ArgumentParser()
+serve.add_parser(parser.add_subparsers())
+args = parser.parse_args()
+sys.exit(args.handler(args))
+"""
+"""`teg serve` without the other verbs."""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "identity").symlink_to(triton_repo.REPOSITORY / "identity")
+    (folder / "__pycache__").mkdir()
+    sleeper = 'backend: "python"\nmax_batch_size: 32\ninstance_group [ { kind: KIND_CPU } ]\n' + triton_repo.X_TO_Y
+    triton_repo.add(folder, "sleeper", sleeper, {"model.py": triton_repo.SLEEPER})
+    triton_repo.delegated(folder, "passed_on", max_batch_size=1)
+    return folder
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def teg_serve(repository: Path, run_dir: RunDir, tmp_path: Path) -> Iterator[Serve]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", SERVE, "serve", "--repository", str(repository)]
+        command += ["--run-dir", str(run_dir.root), "--log", str(tmp_path / "log"), *options]
+        with (tmp_path / "err").open("ab") as err:
+            started.append(subprocess.Popen(command, stdout=err, stderr=err))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def state_of(run_dir: RunDir) -> dict[str, Any]:
+    path = run_dir.root / "serve.json"
+    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return state
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_serve_until_sigterm(teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None]) -> None:
+    """Only the models named are served; the key is private; SIGTERM ends everything with exit code 0."""
+    process = teg_serve("--models", "identity")
+    eventually(lambda: state_of(run_dir), within_s=60)
+    state = state_of(run_dir)
+    assert state["models"] == ["identity"]
+    assert state["pid"] == process.pid
+    assert stat.S_IMODE(run_dir.api_key.stat().st_mode) == 0o600
+    with grpc.InferenceServerClient(f"127.0.0.1:{state['grpc']}") as client:
+        assert client.is_model_ready("identity")
+        assert not client.is_model_ready("sleeper")
+    stubs = [page.pid for page in run_dir.open_instances()]
+    assert len(stubs) == 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert gone(state["server_pid"])
+    eventually(lambda: all(gone(pid) for pid in stubs))
+    assert not state_of(run_dir)
+    assert not list(run_dir.instances.iterdir())
+    assert not run_dir.api_key.exists()
+
+
+def test_a_second_server_is_refused(
+    teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None], tmp_path: Path
+) -> None:
+    """One run directory has one server; the second exits with 3 and does not disturb the first."""
+    teg_serve("--models", "identity")
+    eventually(lambda: state_of(run_dir), within_s=60)
+    before = state_of(run_dir)
+    assert teg_serve("--models", "identity").wait(30) == 3
+    assert "another server" in (tmp_path / "err").read_text()
+    assert state_of(run_dir) == before
+    with grpc.InferenceServerClient(f"127.0.0.1:{before['grpc']}") as client:
+        assert client.is_model_ready("identity")
+
+
+def test_a_killed_parent_takes_the_server_along(
+    teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None]
+) -> None:
+    """kill -9 of `teg serve` leaves no server and no stub, and the run directory can be used again."""
+    process = teg_serve("--models", "identity")
+    eventually(lambda: state_of(run_dir), within_s=60)
+    server_pid = state_of(run_dir)["server_pid"]
+    stubs = [page.pid for page in run_dir.open_instances()]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    eventually(lambda: gone(server_pid) and all(gone(pid) for pid in stubs), within_s=20)
+    again = teg_serve("--models", "identity")
+    eventually(lambda: state_of(run_dir).get("pid") == again.pid, within_s=60)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--address", "10.0.0.1"], 3, "not loopback"),
+        (["--address", "nowhere"], 2, "--address"),
+        (["--models", "nobody"], 2, "no model 'nobody'"),
+        (["--tritonserver", "/nowhere/tritonserver"], 2, "not a file"),
+        (["--models", "unable"], 1, "model 'unable'"),
+    ],
+)
+def test_refusals(
+    teg_serve: Serve, repository: Path, tmp_path: Path, options: list[str], code: int, words: str
+) -> None:
+    """What cannot be served says why, in its exit code too."""
+    triton_repo.identity(repository, "unable", triton_repo.X_TO_Y, slo_ms="soon")
+    assert teg_serve(*options).wait(60) == code
+    assert words in (tmp_path / "err").read_text()
+
+
+def test_unload_answers_what_waits(repository: Path, run_dir: RunDir, tmp_path: Path) -> None:
+    """Unloading a model with requests outstanding loses none of them; only a publisher with the key can."""
+    answers: list[Any] = []
+    with TritonServer(repository, run_dir=run_dir.root, log_path=tmp_path / "log", publish=True) as server:
+        given = grpc.InferInput("X", (1, 2), "FP32")
+        given.set_data_from_numpy(np.full((1, 2), 30, np.float32))
+        with grpc.InferenceServerClient(server.grpc_url) as client:
+            for _ in range(8):
+                client.async_infer("passed_on", [given], lambda result, error: answers.append(error))
+            deadline_s = time.monotonic() + 10
+            while (page := next(run_dir.open_instances(), None)) is None or not _all_in_flight(
+                run_dir, 8 - len(answers)
+            ):
+                assert page is not None
+                assert time.monotonic() < deadline_s
+            client.unload_model("passed_on", headers=server.grpc_headers)
+            deadline_s = time.monotonic() + 20
+            while len(answers) < 8:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
+    assert answers == [None] * 8
+
+
+def _all_in_flight(run_dir: RunDir, count: int) -> bool:
+    return any(page.in_flight >= count for page in run_dir.open_instances())
+
+
+def test_example_models_are_the_default() -> None:
+    """Without --repository the packaged models are served."""
+    assert serve_cli._example_models() == triton_repo.REPOSITORY
