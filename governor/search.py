@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which point to try next: constrained Bayesian optimisation over clocks and batch limit, after PolyThrottle.
 
-Minimise energy per request subject to a latency quantile: five first points, then the largest product of expected
+Minimise energy per request subject to a latency quantile: a few first points, then the largest product of expected
 improvement and probability of feasibility [Yan, Wang, Venkataraman, arXiv 2310.19991; Gardner et al., ICML 2014].
-Three things differ from the paper, each to lose less time or to break the objective less: the first of the five points
-is the fastest one; models are of log energy and log latency over log knobs, where power laws are straight lines (a
-linear kernel beside a Matérn one); and the acquisition is computed in logs, which does not vanish in the tails.
+What differs from the paper, each to lose less time or to break the objective less:
+
+* the first points are not random but the fastest one and a step from it along each knob;
+* models are of log energy and log latency over log knobs, where power laws are straight lines (a linear kernel beside
+  a Matérn one), and the acquisition is computed in logs, which does not vanish in the tails;
+* once a feasible point is known, only points that are likelier feasible than not are tried.
 
 Tensors are float64: candidates `n x d` (scaled log knobs in [0, 1]), observations `m x d` and `m x 1`.
 """
@@ -14,32 +17,25 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogProbabilityOfFeasibility
-from botorch.exceptions.errors import ModelFittingError
-from botorch.exceptions.warnings import BotorchWarning
-from botorch.fit import fit_gpytorch_mll
-from botorch.models import SingleTaskGP
 from botorch.models.model_list_gp_regression import ModelListGP
-from botorch.models.transforms import Standardize
-from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import LinearKernel, MaternKernel, ScaleKernel
-from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import LogNormalPrior
-from linear_operator.utils.errors import NanError, NotPSDError
 
 from .errors import Infeasible, UnknownPoint
+from .surfaces import fit_surfaces
 
 KNOBS = ("cores", "cpu_hz", "gpu_hz", "gpu_min_hz", "emc_hz", "batch")
-FIRST_POINTS = 5
+ENOUGH = 5
+"""Trials before the models are asked for their opinion, and before an objective may be called out of reach."""
+
 CHUNK = 2048
+LIKELY = 0.5
+"""Once a feasible point is known, one less likely feasible than this is not tried while likelier ones remain."""
+
 SURE = 0.9
 """Probability of feasibility above which a point may be recommended, if any is."""
 
@@ -66,7 +62,7 @@ class Observation:
 
 
 class Search:
-    """Ask for a point, tell what it measured; pure but for its own random state, so the same tells give the same asks.
+    """Ask for a point, tell what it measured; the same tells give the same asks.
 
     `knobs` maps any of `KNOBS` to its real values, ascending. `regret` ends the search (`ask` returns None) once no
     point is expected to improve the best energy by more than that fraction.
@@ -91,9 +87,9 @@ class Search:
         self._index = {tuple(point.values()): number for number, point in enumerate(self.points)}
         self._candidates = _features(self.points, self.knobs)
         self._told: list[Observation] = []
-        self._asked: list[int] = []
-        self._first = _first_points(self.points, random.Random(seed))  # noqa: S311 - an experiment design
-        torch.manual_seed(seed)
+        self._asked: set[int] = set()
+        self._first = _first_points(self.points, self.knobs)
+        self._seed = seed
 
     def ask(self) -> dict[str, float] | None:
         """The next point to try; None once `regret` was given and is met, or every point was tried.
@@ -101,12 +97,13 @@ class Search:
         Raises `Infeasible` when the fastest point and every other first point missed the SLO.
         """
         self._refuse_hopeless()
-        if len(self._asked) < len(self._first):
-            return self._take(self._first[len(self._asked)])
-        open_points = [number for number in range(len(self.points)) if number not in set(self._asked)]
+        for index in self._first:
+            if index not in self._asked:
+                return self._take(index)
+        open_points = [number for number in range(len(self.points)) if number not in self._asked]
         if not open_points:
             return None
-        model = self._fit()
+        model = self._fit() if self._told else None
         if model is None:
             return self._take(self._nearest_to_best(open_points))
         scores = self._acquire(model, open_points)
@@ -127,14 +124,13 @@ class Search:
             raise UnknownPoint(dict(point))
         index = self._index[key]
         self._told.append(Observation(index, latency_s, energy_j))
-        if index not in self._asked:
-            self._asked.append(index)
+        self._asked.add(index)
 
     def best(self) -> Best | None:
         """The cheapest point tried that is feasible with confidence, or the cheapest seen feasible; None before any."""
         if not self._told:
             return None
-        model = self._fit() if len(self._told) >= FIRST_POINTS else None
+        model = self._fit() if len(self._told) >= ENOUGH else None
         seen = sorted({observation.index for observation in self._told})
         judged = [self._judge(index) for index in seen] if model is None else self._smooth(model, seen)
         feasible = [best for best in judged if best.latency_s <= self.slo_s]
@@ -142,13 +138,13 @@ class Search:
         return min(sure or feasible, key=lambda best: best.energy_j, default=None)
 
     def _take(self, index: int) -> dict[str, float]:
-        self._asked.append(index)
+        self._asked.add(index)
         return dict(self.points[index])
 
     def _refuse_hopeless(self) -> None:
         missed = all(seen.latency_s > self.slo_s for seen in self._told)
         fastest_known = any(seen.index == self._first[0] for seen in self._told)
-        if len(self._told) >= FIRST_POINTS and missed and fastest_known:
+        if len(self._told) >= ENOUGH and missed and fastest_known:
             raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
 
     def _incumbent(self) -> float | None:
@@ -163,15 +159,10 @@ class Search:
         return open_points[int(distances.argmin())]
 
     def _fit(self) -> ModelListGP | None:
-        """GPs of log energy and log latency; None when the numerics fail, which never stops a search."""
+        """Models of log energy (column 0) and log latency (column 1); None when the numerics fail."""
         inputs = self._candidates[[seen.index for seen in self._told]]
-        logs = torch.tensor([[math.log(seen.energy_j), math.log(seen.latency_s)] for seen in self._told]).double()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", BotorchWarning)
-                return ModelListGP(*(_fitted(inputs, logs[:, [column]]) for column in (0, 1)))
-        except (ModelFittingError, NotPSDError, NanError):
-            return None
+        logs = [[math.log(seen.energy_j), math.log(seen.latency_s)] for seen in self._told]
+        return fit_surfaces(inputs, torch.tensor(logs, dtype=torch.float64), self._seed)
 
     def _acquire(self, model: ModelListGP, open_points: list[int]) -> torch.Tensor:
         """Log of (expected improvement x probability of feasibility) in log energy, `n`."""
@@ -185,7 +176,10 @@ class Search:
             )
         chunks = torch.split(self._candidates[open_points].unsqueeze(1), CHUNK)
         with torch.no_grad():
-            return torch.cat([acquisition(chunk) for chunk in chunks])
+            scores = torch.cat([acquisition(chunk) for chunk in chunks])
+            likely = LogProbabilityOfFeasibility(model, constraints=limits)
+            feasible = torch.cat([likely(chunk) for chunk in chunks]) >= math.log(LIKELY)
+        return scores.where(feasible, -torch.inf) if incumbent is not None and feasible.any() else scores
 
     def _smooth(self, model: ModelListGP, seen: list[int]) -> list[Best]:
         """What the models say of points already tried: noise averaged over their neighbours."""
@@ -229,27 +223,14 @@ def _features(points: list[dict[str, float]], knobs: Mapping[str, tuple[float, .
     return torch.tensor(columns, dtype=torch.float64).T
 
 
-def _first_points(points: list[dict[str, float]], rng: random.Random) -> list[int]:
-    """The fastest point (every clock at its top, smallest batch) and four random ones."""
-    fastest = max(
-        range(len(points)),
-        key=lambda number: [(-1 if name == "batch" else 1) * value for name, value in points[number].items()],
-    )
-    others = [number for number in range(len(points)) if number != fastest]
-    return [fastest, *rng.sample(others, min(FIRST_POINTS - 1, len(others)))]
+def _first_points(points: list[dict[str, float]], knobs: Mapping[str, tuple[float, ...]]) -> list[int]:
+    """The fastest point (every clock at its top, smallest batch), then one step from it along each knob.
 
-
-def _fitted(inputs: torch.Tensor, targets: torch.Tensor) -> SingleTaskGP:
-    """A GP with a linear and a Matérn-5/2 kernel, one length scale per knob; `inputs` m x d, `targets` m x 1."""
-    dimensions = inputs.shape[-1]
-    matern = MaternKernel(nu=2.5, ard_num_dims=dimensions, lengthscale_prior=LogNormalPrior(math.log(0.8), 0.9))
-    covariance = ScaleKernel(matern, outputscale_prior=LogNormalPrior(-1.0, 1.0)) + LinearKernel(
-        ard_num_dims=dimensions
-    )
-    noise = LogNormalPrior(math.log(2e-3), 1.5)
-    likelihood = GaussianLikelihood(noise_prior=noise, noise_constraint=GreaterThan(1e-5))
-    model = SingleTaskGP(
-        inputs, targets, covar_module=covariance, likelihood=likelihood, outcome_transform=Standardize(m=1)
-    )
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model), optimizer_kwargs={"options": {"maxiter": 60}})
-    return model
+    A step goes to the middle value of a clock, or to the next larger batch.
+    """
+    fastest = {name: values[0] if name == "batch" else values[-1] for name, values in knobs.items()}
+    star = [fastest]
+    for name, values in knobs.items():
+        step = values[min(1, len(values) - 1)] if name == "batch" else values[len(values) // 2]
+        star.append({**fastest, name: step})
+    return list(dict.fromkeys(points.index(point) for point in star if point in points))
