@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import DONE, NO, USAGE
 
+DEFAULT_URL = "127.0.0.1:8001"
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,7 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Send requests at arrivals drawn beforehand; latency counts from the intended arrival.",
         epilog="exit codes: 0 all answered and the objective met, 1 not so, 2 usage or server unreachable",
     )
-    load.add_argument("--url", default="127.0.0.1:8001", help="gRPC address (default: %(default)s)")
+    load.add_argument("--url", help=f"gRPC address (default: that of the running teg serve, else {DEFAULT_URL})")
+    load.add_argument("--run-dir", type=Path, help="where that teg serve runs (default: as for every verb)")
     load.add_argument("--model", required=True)
     when = load.add_mutually_exclusive_group(required=True)
     when.add_argument("--rate", type=float, metavar="HZ", help="mean arrivals per second")
@@ -85,7 +88,7 @@ def read_plan(args: argparse.Namespace) -> LoadPlan:
     if not arrivals_s:
         raise ValueError("no request arrives in that time")
     return LoadPlan(
-        url=args.url,
+        url=args.url or served_url(args.run_dir),
         model=args.model,
         arrivals_s=arrivals_s,
         seed=args.seed,
@@ -96,6 +99,17 @@ def read_plan(args: argparse.Namespace) -> LoadPlan:
         quantile=args.quantile,
         record=args.csv,
     )
+
+
+def served_url(run_dir: Path | None) -> str:
+    """The gRPC address that `teg serve` left in its run directory, Triton's usual one without it."""
+    from telemetry.rundir import default_run_dir
+
+    path = (run_dir or default_run_dir()) / "serve.json"
+    if not path.exists():
+        return DEFAULT_URL
+    served = json.loads(path.read_bytes())
+    return f"{served['address']}:{served['grpc']}"
 
 
 def render(report: LoadReport) -> str:

@@ -161,6 +161,15 @@ def test_options_become_a_plan() -> None:
     assert (len(plan.arrivals_s), plan.slo_s, plan.quantile) == (9, 0.025, 0.95)
 
 
+def test_the_running_server_is_found(tmp_path: Path) -> None:
+    """Without an address the load goes to the server of the run directory, else to Triton's usual port."""
+    words = ("--rate", "50", "--run-dir", str(tmp_path))
+    assert cli.read_plan(options(*words)).url == "127.0.0.1:8001"
+    (tmp_path / "serve.json").write_text('{"address": "127.0.0.1", "grpc": 4711, "http": 1}')
+    assert cli.read_plan(options(*words)).url == "127.0.0.1:4711"
+    assert cli.read_plan(options(*words, "--url", "127.0.0.1:5")).url == "127.0.0.1:5"
+
+
 def test_a_missed_objective_is_shouted() -> None:
     """The text for a person names the verdict, the share and the failures."""
     answers = [answer(0, 9.0), answer(1, 30.0, lag_ms=20.0), answer(2, 1.0, "UNAVAILABLE: full")]
