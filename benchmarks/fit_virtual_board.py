@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from scipy.optimize import least_squares
 
 from boards import physics
 from boards.clocks import ClockPoint
-from boards.physics import AGX_ORIN, LOADERS, Surface, Workload
+from boards.physics import AGX_ORIN, LOADERS, Silicon, Surface, Workload
 from boards.virtual_kernel import AGX_ORIN_TABLE
 
 Table = Any
@@ -32,8 +32,8 @@ SOURCE = {
     "measurements": "Jetson AGX Orin developer kit, PyTorch eager; public repository kedar-1401/Dream-Lab on GitHub",
     "papers": ["Fulcrum, arXiv 2509.20205", "PowerTrain, arXiv 2407.13944"],
 }
-TIMES, POWERS = 7, 8
-"""How many of a surface's coefficients, in their order, describe latency and power."""
+LOAD = 0.5
+"""Share of the maximum clocks' capacity at which savings are stated."""
 
 
 def read_table(path: Path) -> Table:
@@ -119,29 +119,42 @@ def fit_batches(rows: Table) -> tuple[dict[str, dict[str, float]], dict[str, flo
     return surfaces, errors
 
 
-def saving(workload: Workload, limit: float, batch: int = 1, load: float = 0.5) -> tuple[float, ClockPoint]:
-    """Largest saving in joules per request over GPU, EMC and CPU clocks at 12 cores, idle power counted.
+def saving(
+    workload: Workload, limit: float, silicon: Silicon = AGX_ORIN, start: ClockPoint = physics.MAXIMUM
+) -> tuple[float, ClockPoint]:
+    """Largest saving in joules per request at batch 1 over GPU, EMC and CPU clocks with 12 cores, idle power counted.
 
-    The baseline is every clock pinned at its maximum, `load` of its capacity offered; a point may be slower by `limit`.
+    Offered is `LOAD` of `start`'s capacity; a point may be slower by `limit`. `silicon` changes idle power alone: busy
+    power is what was measured, whatever is assumed about idle.
     """
 
     def watts(point: ClockPoint) -> float:
-        busy = load * workload.slowdown(point, batch)
-        return AGX_ORIN.idle(point).total_w * (1 - busy) + workload.busy_power_w(point, batch) * busy
+        busy = LOAD * workload.slowdown(point, 1)
+        return silicon.idle(point).total_w * (1 - busy) + workload.busy_power_w(point, 1) * busy
 
     lowest = AGX_ORIN_TABLE.gpu_min_hz[0]
     clocks = product(AGX_ORIN_TABLE.gpu_hz, AGX_ORIN_TABLE.emc_hz, AGX_ORIN_TABLE.cpu_hz)
     points = [ClockPoint(gpu, lowest, emc, cpu, physics.CORES_MAX) for gpu, emc, cpu in clocks]
-    best = min((point for point in points if workload.slowdown(point, batch) <= min(limit, 1 / load)), key=watts)
-    return 1 - watts(best) / watts(physics.MAXIMUM), best
+    best = min((point for point in points if workload.slowdown(point, 1) <= min(limit, 1 / LOAD)), key=watts)
+    return 1 - watts(best) / watts(start), best
 
 
 def describe_savings() -> None:
-    """Print the best saving of each workload at half load and batch 1."""
+    """Print the best saving of each workload at half load and batch 1, and what the assumptions do to it."""
+    unpinned = replace(physics.MAXIMUM, gpu_min_hz=AGX_ORIN_TABLE.gpu_min_hz[0])
     for name, limit in product(physics.SHIPPED, (1.2, 1.35, 1.5)):
-        share, best = saving(physics.shipped(name), limit)
+        workload = physics.shipped(name)
+        share, best = saving(workload, limit)
+        free, _ = saving(workload, limit, start=unpinned)
         mhz = [round((hz or 0) / 1e6) for hz in (best.gpu_hz, best.emc_hz, best.cpu_hz)]
-        print(f"{name}: slow-down <= {limit}: {share:.1%} at GPU {mhz[0]}, EMC {mhz[1]}, CPU {mhz[2]} MHz (virtual)")
+        print(f"{name} <= {limit}: {share:.1%} ({free:.1%} if the GPU's minimum was free) at GPU, EMC, CPU {mhz} MHz")
+    for idle_share, floor_w in product((0.05, 0.10, 0.20), (6.0, 9.0, 12.0)):
+        silicon = replace(AGX_ORIN, idle_share=idle_share, floor_w=floor_w)
+        starts = (physics.MAXIMUM, unpinned)
+        pairs = product(map(physics.shipped, physics.SHIPPED), starts)
+        both = [saving(workload, 1.35, silicon, start)[0] for workload, start in pairs]
+        top_w = silicon.idle(physics.MAXIMUM).total_w
+        print(f"idle share {idle_share}, floor {floor_w} W, idle at maximum {top_w:.1f} W:", [f"{x:.1%}" for x in both])
 
 
 def main() -> int:

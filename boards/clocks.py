@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .thermal import Throttle
 
 KNOBS = ("gpu_hz", "gpu_min_hz", "emc_hz", "cpu_hz", "cores")
 """Every knob of a `ClockPoint`, in the order used on the wire and in pages."""
@@ -88,14 +91,31 @@ class Board(Protocol):
         """Ask for the knobs that `point` sets, in the board's safe order, and read every one back."""
         ...
 
+    def originals(self) -> dict[str, int]:
+        """The value of every knob file that a request may write, by name, in the kernel's own unit."""
+        ...
+
+    def restore(self, originals: dict[str, int]) -> None:
+        """Put the knobs back, missing or impossible ones to the board's own range; raises `NotRestored`."""
+        ...
+
+    @property
+    def averaging_s(self) -> float:
+        """Window over which the power sensor averages: power is to be trusted this long after a change."""
+        ...
+
     def rails(self) -> dict[str, float]:
         """Watts per named rail."""
         ...
 
-    def power_w(self) -> float:
-        """Watts of the whole module, from the rails that add up to it."""
+    def power_w(self, rails: dict[str, float] | None = None) -> float:
+        """Watts of the whole module, from the rails that add up to it: those given, or new readings."""
         ...
 
     def thermals(self) -> dict[str, float | None]:
         """Degrees Celsius per thermal zone; None where the zone is power-gated."""
+        ...
+
+    def throttle(self) -> Throttle:
+        """Over-current events since boot, and the thermal alerts in force."""
         ...

@@ -65,11 +65,13 @@ class Cpus:
         path = f"{_CPUS}/cpu{cpu}/online"
         return not self._tree.exists(path) or read_int(self._tree, path) == 1
 
-    def observe(self) -> tuple[int, int]:
-        """Upper limit of the online cores, and how many they are.
+    def observe(self) -> tuple[int | None, int | None]:
+        """Upper limit of the online cores, and how many they are; None on a machine without cpufreq.
 
         Where policies disagree the limit is their mean, which no request reads back as.
         """
+        if not self.policies:
+            return None, None
         cores = [sum(map(self.online, policy.cpus)) for policy in self.policies]
         limits = [self._observe_policy(policy) for policy, on in zip(self.policies, cores, strict=True) if on]
         return round(sum(limits) / len(limits)), sum(cores)

@@ -10,8 +10,8 @@ BoardError
     SensorUnavailable there is no value now (power-gated, disabled channel)
     SensorImplausible the value read cannot be true
   NotOffered          a clock point outside the board's table
-  ClockNotHonoured    a clock that does not read back as asked
   NotRestored         knobs that could not be put back
+  KnobNotRestored     one of them: it reads something else
   WorkloadUnreadable  a coefficients file of a virtual board
 """
 
@@ -67,15 +67,14 @@ class NotOffered(BoardError):
         super().__init__(f"the board does not offer {point}")
 
 
-class ClockNotHonoured(BoardError):
-    """A clock that does not read back as asked."""
+class KnobNotRestored(BoardError):
+    """A knob file that does not read as it did, in the kernel's own unit; `found` is None if it has gone."""
 
-    def __init__(self, domain: str, requested_hz: int, observed_hz: int | None, settle_s: float) -> None:
-        self.domain = domain
-        self.requested_hz = requested_hz
-        self.observed_hz = observed_hz
-        self.settle_s = settle_s
-        super().__init__(f"{domain}: asked for {requested_hz}, reads {observed_hz} after {settle_s:.3f} s")
+    def __init__(self, knob: str, wanted: int, found: int | None) -> None:
+        self.knob = knob
+        self.wanted = wanted
+        self.found = found
+        super().__init__(f"{knob}: was {wanted}, reads {found}")
 
 
 class NotRestored(BoardError):

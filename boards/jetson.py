@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from .clocks import Applied, ClockPoint, ClockTable
 from .cpu import Cpus
 from .devfreq import Gpu
 from .emc import Emc, EmcState
-from .errors import BoardError, ClockNotHonoured, NodeError, NotOffered, NotRestored
+from .errors import BoardError, KnobNotRestored, NodeError, NotOffered, NotRestored
 from .layout import Layout
 from .rails import Rails
 from .thermal import Thermal, Throttle
@@ -85,17 +86,16 @@ class JetsonBoard:
             raise NotOffered(point)
         started = self._clock()
         self._write(point)
-        tries = 1
         self._sleep(TRUST_AFTER_S)
-        while True:
+        for tries in itertools.count(1):
             applied = Applied(point, self.observe(), self._clock() - started)
             if applied.honoured or applied.settle_s >= SETTLE_LIMIT_S:
-                return applied
-            if self.parts.emc and point.emc_hz not in (None, applied.observed.emc_hz) and tries < _EMC_TRIES:
+                break
+            if self.parts.emc and point.emc_hz and point.emc_hz != applied.observed.emc_hz and tries < _EMC_TRIES:
                 # A lock may be refused without an error, or lost to the firmware at once.
-                tries += 1
-                self.parts.emc.request(int(point.emc_hz or 0))
+                self.parts.emc.request(point.emc_hz)
             self._sleep(_POLL_S)
+        return applied
 
     def rails(self) -> dict[str, float]:
         """Watts per named rail."""
@@ -144,7 +144,7 @@ class JetsonBoard:
         cpus = self.parts.cpus
         before_hz, before = cpus.observe()
         # Cores that come online must not bring an older limit with them.
-        limit_hz = point.cpu_hz or (before_hz if (point.cores or 0) > before else None)
+        limit_hz = point.cpu_hz or (before_hz if (point.cores or 0) > (before or 0) else None)
         if point.cores is not None:
             self._online(range(point.cores), online=True)
         if limit_hz is not None:
@@ -210,7 +210,7 @@ class JetsonBoard:
         now = self.originals()
         ignored = set() if originals.get("emc.mrq_rate_locked") else {"emc.rate"}
         return [
-            ClockNotHonoured(name, value, now.get(name), TRUST_AFTER_S)
+            KnobNotRestored(name, value, now.get(name))
             for name, value in originals.items()
             if name not in ignored and now.get(name) != value
         ]

@@ -11,9 +11,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from boards.clocks import Applied, ClockPoint
+from boards.clocks import Applied, Board, ClockPoint
 from boards.errors import BoardError
-from boards.jetson import JetsonBoard
 from boards.thermal import Throttle
 from telemetry.board_page import BoardPage, BoardReading
 
@@ -47,7 +46,7 @@ class Clockd:
 
     def __init__(
         self,
-        board: JetsonBoard | None,
+        board: Board | None,
         page: BoardPage,
         ledger: ClockLedger,
         clock: Callable[[], float],
@@ -136,7 +135,7 @@ class Clockd:
             raise Refused("not_restored", "some clocks did not go back; clockd keeps trying")
         return {}
 
-    def _grant(self, board: JetsonBoard, holder: int, pid: int, request: Request) -> Json:
+    def _grant(self, board: Board, holder: int, pid: int, request: Request) -> Json:
         if not board.table.offers(request.point):
             raise Refused("not_offered", f"not in this board's table: {point_record(request.point)}")
         lease = grant(self.lease, holder, pid, request.point, request.ttl_s, self._clock())
@@ -174,7 +173,7 @@ class Clockd:
             self.sampled.board_faults += 1
             log.warning("clocks not restored: %s", error)
 
-    def _sample(self, board: JetsonBoard, now_s: float) -> None:
+    def _sample(self, board: Board, now_s: float) -> None:
         if self._load is not None and now_s > self._ticked_s:
             self._load.tick(now_s, now_s - self._ticked_s)
         self.sampled.observed = board.observe()
@@ -195,7 +194,7 @@ class Clockd:
         else:
             self.sampled.energy = self.sampled.energy.then(now_s, power_w)
 
-    def _sample_slowly(self, board: JetsonBoard) -> None:
+    def _sample_slowly(self, board: Board) -> None:
         if self.lease is None and self._ledger.pending():
             self._restore("once more")
         self._zones = {zone: value for zone, value in board.thermals().items() if value is not None}

@@ -18,6 +18,7 @@ from governor.clockd.ledger import ClockLedger
 from governor.clockd.service import Clockd
 from governor.clockd.virtual_load import VirtualLoad
 from telemetry.board_page import BoardPage, BoardReading
+from telemetry.durable import read_log
 from telemetry.instance_page import Counter, InstanceInfo, InstancePage
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import TrainerPage
@@ -167,32 +168,25 @@ def test_only_the_table_is_offered(desk: Desk) -> None:
     assert desk.restored()
 
 
-def test_originals_are_on_the_disk_before_the_first_write(desk: Desk) -> None:
-    """When a knob is first written, the ledger already holds its value: seen from inside the write."""
-    seen: list[bool] = []
-    request = desk.board.request
+def test_no_knob_is_written_before_the_ledger(desk: Desk) -> None:
+    """If the originals cannot be made durable, the lease is refused and no clock has moved."""
+    desk.ledger.path = desk.ledger.path.parent / "no-such-folder" / "clocks.ledger"
+    assert desk.lease()["error"] == "board"
+    assert desk.restored()
+    assert desk.ask("status")["lease"] is None
 
-    class Watching(VirtualBoard):
-        pass
 
-    def watched(point: ClockPoint) -> Any:
-        seen.append(desk.ledger.pending() and desk.restored())
-        return request(point)
-
-    desk.board.request = watched  # type: ignore[method-assign]
+def test_the_ledger_holds_every_original_while_a_lease_lives(desk: Desk) -> None:
+    """What would be needed after a crash is on the disk: each knob file's own value."""
     desk.lease()
-    assert seen == [True]
+    assert [record["originals"] for record in read_log(desk.ledger.path)] == [desk.originals]
 
 
 def test_a_clockd_that_died_is_recovered_from(desk: Desk, tmp_path: Path) -> None:
     """The next clockd on the same boot finds the ledger and puts the clocks back before it serves."""
     desk.lease()
-    heir = Clockd(
-        desk.board,
-        BoardPage.create(tmp_path / "heir.page"),
-        ClockLedger(desk.ledger.path, "this-boot"),
-        lambda: desk.now_s,
-    )
+    ledger = ClockLedger(desk.ledger.path, "this-boot")
+    heir = Clockd(desk.board, BoardPage.create(tmp_path / "heir.page"), ledger, lambda: desk.now_s)
     heir.recover()
     assert desk.restored()
     assert not desk.ledger.pending()
@@ -207,9 +201,10 @@ def test_a_reboot_voids_the_ledger(desk: Desk) -> None:
     assert not desk.ledger.pending()
 
 
-@pytest.mark.parametrize(
-    "damage", [b"torn", b'00000000 {"boot":"this-boot","originals":{"gpu.max_freq":1}}\n', bytes(40)]
-)
+WRONG_SUM = b'00000000 {"boot":"this-boot","originals":{"gpu.max_freq":1}}\n'
+
+
+@pytest.mark.parametrize("damage", [b"torn", WRONG_SUM, bytes(40)])
 def test_a_damaged_ledger_gives_the_boards_own_range_and_is_kept(desk: Desk, damage: bytes) -> None:
     """Damage never stops a restore: the board's own range takes the place, and the file is set aside."""
     desk.board.request(ClockPoint(**LOW))
