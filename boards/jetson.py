@@ -133,9 +133,10 @@ class JetsonBoard:
 
         Every knob is tried. Raises `NotRestored` with what failed.
         """
-        failures = list(self._put_back(originals))
+        wanted = self._completed(originals)
+        failures = list(self._put_back(wanted))
         self._sleep(TRUST_AFTER_S)
-        failures += self._differences(originals)
+        failures += self._differences(wanted)
         if failures:
             raise NotRestored(tuple(failures))
 
@@ -163,54 +164,52 @@ class JetsonBoard:
         for position in positions:
             self.parts.cpus.request_online(cpus[position], online=online)
 
-    def _put_back(self, originals: dict[str, int]) -> Iterator[BoardError]:
-        """Restore part by part in a safe order, one that fails not hindering the next; yields what failed."""
-        cpus = self.parts.cpus
-        steps: list[Callable[[], None]] = []
+    def _completed(self, originals: dict[str, int]) -> dict[str, int]:
+        """Every knob's value to put back: the original if the board can have it, else the board's own range."""
+        cpus, values = self.parts.cpus, {}
+        if self.parts.gpu:
+            bottom, top = self.table.gpu_hz[0], self.table.gpu_hz[-1]
+            lowest, highest = originals.get("gpu.min_freq", bottom), originals.get("gpu.max_freq", top)
+            sound = bottom <= lowest <= highest <= top
+            values["gpu.min_freq"], values["gpu.max_freq"] = (lowest, highest) if sound else (bottom, top)
+        if self.parts.emc:
+            rate, top = originals.get("emc.rate", 0), self.table.emc_hz[-1]
+            values["emc.rate"] = rate if 0 < rate <= top else top
+            values["emc.mrq_rate_locked"] = int(originals.get("emc.mrq_rate_locked") == 1)
+            values["emc.state"] = int(originals.get("emc.state") != 0)
         for cpu in cpus.all_cpus():
-            if originals.get(f"cpu{cpu}.online", 1) == 1:
-                steps.append(partial(cpus.request_online, cpu, online=True))
+            values[f"cpu{cpu}.online"] = int(cpu == 0 or originals.get(f"cpu{cpu}.online") != 0)
         for policy in cpus.policies:
-            if any(originals.get(f"cpu{cpu}.online", 1) == 1 for cpu in policy.cpus):
-                limit = self._limit_khz(originals, f"policy{policy.number}.scaling_max_freq")
+            if any(values[f"cpu{cpu}.online"] for cpu in policy.cpus):
+                name, limits = f"policy{policy.number}.scaling_max_freq", self.table.cpu_hz
+                khz = originals.get(name, 0)
+                values[name] = khz if limits[0] <= 1000 * khz <= limits[-1] else limits[-1] // 1000
+        return values
+
+    def _put_back(self, wanted: dict[str, int]) -> Iterator[BoardError]:
+        """Restore part by part, cores first on and last off, one that fails not hindering the next; what failed."""
+        cpus, gpu, emc = self.parts.cpus, self.parts.gpu, self.parts.emc
+        online = {cpu: wanted[f"cpu{cpu}.online"] == 1 for cpu in cpus.all_cpus()}
+        steps = [partial(cpus.request_online, cpu, online=True) for cpu in online if online[cpu]]
+        for policy in cpus.policies:
+            if (limit := wanted.get(f"policy{policy.number}.scaling_max_freq")) is not None:
                 steps.append(partial(cpus.request_policy, policy, limit))
-        steps += [partial(self._restore_gpu, originals), partial(self._restore_emc, originals)]
-        for cpu in cpus.all_cpus():
-            if originals.get(f"cpu{cpu}.online") == 0:
-                steps.append(partial(cpus.request_online, cpu, online=False))
+        if gpu:
+            steps.append(partial(gpu.request, wanted["gpu.min_freq"], wanted["gpu.max_freq"]))
+        if emc:
+            state = EmcState(wanted["emc.rate"], wanted["emc.mrq_rate_locked"], wanted["emc.state"])
+            steps.append(partial(emc.restore, state))
+        steps += [partial(cpus.request_online, cpu, online=False) for cpu in online if not online[cpu]]
         for step in steps:
             try:
                 step()
             except NodeError as error:
                 yield error
 
-    def _limit_khz(self, originals: dict[str, int], name: str) -> int:
-        lowest, highest = self.table.cpu_hz[0] // 1000, self.table.cpu_hz[-1] // 1000
-        value = originals.get(name, highest)
-        return value if lowest <= value <= highest else highest
-
-    def _gpu_range(self, originals: dict[str, int]) -> tuple[int, int]:
-        bottom, top = self.table.gpu_hz[0], self.table.gpu_hz[-1]
-        lowest, highest = originals.get("gpu.min_freq", bottom), originals.get("gpu.max_freq", top)
-        return (lowest, highest) if bottom <= lowest <= highest <= top else (bottom, top)
-
-    def _restore_gpu(self, originals: dict[str, int]) -> None:
-        if self.parts.gpu:
-            self.parts.gpu.request(*self._gpu_range(originals))
-
-    def _restore_emc(self, originals: dict[str, int]) -> None:
-        if self.parts.emc:
-            top = self.table.emc_hz[-1]
-            rate = originals.get("emc.rate", top)
-            locked, enabled = originals.get("emc.mrq_rate_locked", 0), originals.get("emc.state", 1)
-            self.parts.emc.restore(EmcState(rate if 0 < rate <= top else top, int(locked == 1), int(enabled != 0)))
-
-    def _differences(self, originals: dict[str, int]) -> list[BoardError]:
-        """Knob files that do not read as they did; the rate of an unlocked EMC is the firmware's own affair."""
+    def _differences(self, wanted: dict[str, int]) -> Iterator[BoardError]:
+        """Knob files that do not read as wanted; the rate of an unlocked EMC is the firmware's own affair."""
         now = self.originals()
-        ignored = set() if originals.get("emc.mrq_rate_locked") else {"emc.rate"}
-        return [
-            KnobNotRestored(name, value, now.get(name))
-            for name, value in originals.items()
-            if name not in ignored and now.get(name) != value
-        ]
+        ignored = set() if wanted.get("emc.mrq_rate_locked") else {"emc.rate"}
+        for name, value in wanted.items():
+            if name not in ignored and now.get(name) != value:
+                yield KnobNotRestored(name, value, now.get(name))
