@@ -49,6 +49,25 @@ def test_a_checkpoint_answers_as_the_model_it_came_from(saved: tuple[Path, Any],
         assert torch.equal(module(tokens, mask), original(tokens, mask).logits)
 
 
+def test_a_checkpoint_in_several_files_is_one(saved: tuple[Path, Any], tmp_path: Path) -> None:
+    """Large checkpoints come in parts with an index; all parts are read."""
+    saved[1].save_pretrained(tmp_path, max_shard_size="10MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    read = read_checkpoint(tmp_path, architecture("bert_mini").build())
+    assert all(torch.equal(read[f"model.{name}"], tensor) for name, tensor in saved[1].state_dict().items())
+
+
+def test_running_statistics_come_along(tmp_path: Path) -> None:
+    """A convnet's BatchNorm statistics are part of its checkpoint."""
+    original: Any = architecture("efficientnet_b0").build().model
+    for part in original.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_()
+    original.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path, architecture("efficientnet_b0").build())
+    assert all(torch.equal(read[f"model.{name}"], tensor) for name, tensor in original.state_dict().items())
+
+
 def test_half_precision_becomes_single(saved: tuple[Path, Any], tmp_path: Path) -> None:
     """Weights are served as 32-bit floats, however the checkpoint keeps them."""
     folder, original = saved
