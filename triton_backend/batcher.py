@@ -70,7 +70,7 @@ class Job:
 
 @dataclass(slots=True)
 class _Pace:
-    """How long a batch takes (a slow one counts at once) and how long the instance idles before the next (a mean)."""
+    """How long the engine takes (a slow batch counts at once) and how long it idles before the next (a mean)."""
 
     batches: int = 0
     service_ns: float = 0.0
@@ -148,7 +148,8 @@ class Batcher:
         """Look at the knobs again: they may have changed or expired while a batch was filling."""
         with self._changed:
             self._recorder.knobs(self._clock_ns())
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     def close(self) -> None:
         """Serve what waits, then stop."""
@@ -241,7 +242,7 @@ class Batcher:
             logger.exception("serving a batch failed")
             self._give_up(jobs, start_ns, Status.FAILED, "the backend failed; the server's log has the details")
         finally:
-            self._settle(start_ns)
+            self._settle()
 
     def _still_wanted(self, jobs: Sequence[Job], now_ns: int) -> list[Job]:
         """The jobs whose clients still wait; the others are answered."""
@@ -271,7 +272,7 @@ class Batcher:
     def _run(self, inputs: Tensors, samples: int) -> Tensors:
         """One execution, as long as the (virtual) board takes for it; raises `BadRequest`, `EngineFailed`."""
         timer = time.thread_time_ns if self._cpu_timed else self._clock_ns
-        began_ns = timer()
+        start_ns, began_ns = self._clock_ns(), timer()
         try:
             outputs = self._engine.run(inputs)
         except BadRequest:
@@ -281,10 +282,13 @@ class Batcher:
         finally:
             # the engine's own time: what other processes took from this thread must not be stretched as well
             own_ns = timer() - began_ns
-            factor = self._recorder.stretch(samples)
+            factor = self._recorder.stretch(samples, start_ns)
             if factor > 1.0:
                 self._sleep((factor - 1.0) * own_ns / 1e9)
             self._recorder.executed(samples, int(factor * own_ns))
+            end_ns = self._clock_ns()
+            self._pace.blend(end_ns - start_ns, start_ns - self._last_end_ns)
+            self._last_end_ns = end_ns
         self._check(outputs, samples)
         return outputs
 
@@ -315,6 +319,8 @@ class Batcher:
 
     def _give_up(self, jobs: Sequence[Job], start_ns: int, status: Status, message: str) -> None:
         left = [job for job in jobs if not job.answered]
+        if not left:
+            return
         self._account(left, start_ns, status)
         for job in left:
             self._refuse(job, status, message)
@@ -335,13 +341,11 @@ class Batcher:
             # Triton itself has gone, or the client has: there is nobody left to tell
             logger.exception("an error could not be sent")
 
-    def _settle(self, start_ns: int) -> None:
+    def _settle(self) -> None:
         with self._changed:
-            end_ns = self._clock_ns()
-            self._pace.blend(end_ns - start_ns, max(0, start_ns - self._last_end_ns))
-            self._last_end_ns = end_ns
             self._busy = False
-            self._changed.notify()
+            if self._waiting:  # an idle worker is let sleep: waking it costs a light model more than the model does
+                self._changed.notify()
 
 
 def _join(requests: Sequence[Inbound]) -> Tensors:

@@ -47,6 +47,7 @@ class TensorSpec:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether `shape`, without its batch dimension, is one of those declared."""
-        return len(shape) == len(self.dims) and all(
-            dim in (-1, size) for dim, size in zip(self.dims, shape, strict=True)
-        )
+        if shape == self.dims:
+            return True
+        sizes = zip(self.dims, shape, strict=False)
+        return len(shape) == len(self.dims) and all(dim in (-1, size) for dim, size in sizes)
