@@ -46,7 +46,8 @@ class VirtualLoad:
 
     def __init__(self, board: VirtualBoard, run_dir: RunDir) -> None:
         self.board = board
-        self._run_dir = run_dir
+        self._folder = run_dir.instances
+        self._trainer_path = run_dir.trainer_page
         self._instances: dict[tuple[Path, int], InstanceLoad] = {}
         self._trainer: tuple[int, TrainerPage, int] | None = None
         self._scanned_s = float("-inf")
@@ -95,11 +96,11 @@ class VirtualLoad:
 
     def _rescan(self, now_s: float) -> None:
         """Open pages that are new and drop those that went: at once when the folder changed, else now and then."""
-        folder_ns = self._run_dir.instances.stat().st_mtime_ns
+        folder_ns = self._folder.stat().st_mtime_ns
         if folder_ns == self._folder_ns and now_s - self._scanned_s < RESCAN_S:
             return
         self._folder_ns, self._scanned_s = folder_ns, now_s
-        present = {key for path in self._run_dir.instances.glob("*.page") if (key := _key(path))}
+        present = {key for path in self._folder.glob("*.page") if (key := _key(path))}
         for key in self._instances.keys() - present:
             self._instances.pop(key).page.close()
         for key in present - self._instances.keys():
@@ -110,7 +111,7 @@ class VirtualLoad:
         self._rescan_trainer()
 
     def _rescan_trainer(self) -> None:
-        key = _key(self._run_dir.trainer_page)
+        key = _key(self._trainer_path)
         if self._trainer and (key is None or key[1] != self._trainer[0]):
             self._trainer[1].close()
             self._trainer = None
