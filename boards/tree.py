@@ -52,18 +52,21 @@ class SysfsTree:
         return raw.decode("utf-8", "replace").rstrip(" \t\r\n\0")
 
     def write(self, path: str, text: str) -> None:
-        """Write in one call, without following a link in the last place, and check that all of it was taken."""
+        """Write one line in one call, without following a link in the last place, and check that all of it was taken.
+
+        Nothing is truncated before: a process killed in between must not leave an empty knob on a tree of plain files.
+        """
+        line = f"{text}\n".encode()
         try:
-            flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._under_root(path), flags)
+            descriptor = os.open(self._under_root(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                taken = os.write(descriptor, text.encode())
+                taken = os.write(descriptor, line)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise node_error(path, error, writing=True) from error
-        if taken != len(text.encode()):
-            raise KnobRefused(path, f"took {taken} of {len(text.encode())} bytes", errno.EIO)
+        if taken != len(line):
+            raise KnobRefused(path, f"took {taken} of {len(line)} bytes", errno.EIO)
 
     def glob(self, pattern: str) -> list[str]:
         """Every path that matches, sorted."""
@@ -78,8 +81,8 @@ class SysfsTree:
 
 
 def read_int(tree: Tree, path: str) -> int:
-    """The whole number in a kernel file; raises `SensorImplausible` if there is none."""
-    text = tree.read(path)
+    """The whole number on the first line of a kernel file; raises `SensorImplausible` if there is none."""
+    text, _, _ = tree.read(path).partition("\n")
     try:
         return int(text)
     except ValueError as error:

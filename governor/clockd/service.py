@@ -63,6 +63,7 @@ class Clockd:
         self._why = why
         self._applied: Applied | None = None
         self._foreign = False
+        self._complaint = ""
         self._rails: dict[str, float] = {}
         self._zones: dict[str, float] = {}
         self._slow_s = float("-inf")
@@ -97,7 +98,7 @@ class Clockd:
                 self._sample(self.board, now_s)
             except BoardError as error:
                 self.sampled.board_faults += 1
-                log.warning("sample failed: %s", error)
+                self._complain(f"sample failed: {error}")
         self._ticked_s = now_s
         if self.lease is not None and self.lease.expired(now_s):
             self._end_lease("it has expired")
@@ -179,7 +180,9 @@ class Clockd:
         self.sampled.observed = board.observe()
         if self._applied is not None:
             changed = self.sampled.observed != self._applied.observed
-            self.sampled.foreign_changes += changed and not self._foreign
+            # A clock that heat has taken is nobody's doing.
+            if changed and not self._foreign and not board.throttle().alerts:
+                self.sampled.foreign_changes += 1
             self._foreign = changed
         if now_s - self._slow_s >= SLOW_S:
             self._slow_s = now_s
@@ -190,9 +193,16 @@ class Clockd:
         except BoardError as error:
             # The interval then counts as a gap: in doubt as a whole.
             self.sampled.sensor_faults += 1
-            log.warning("power not read: %s", error)
+            self._complain(f"power not read: {error}")
         else:
+            self._complaint = ""
             self.sampled.energy = self.sampled.energy.then(now_s, power_w)
+
+    def _complain(self, message: str) -> None:
+        """Log a fault of sampling once, not twenty times a second."""
+        if message != self._complaint:
+            self._complaint = message
+            log.warning("%s", message)
 
     def _sample_slowly(self, board: Board) -> None:
         if self.lease is None and self._ledger.pending():

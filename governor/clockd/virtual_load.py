@@ -73,8 +73,9 @@ class VirtualLoad:
                 entry.stretched_for = point
 
     def close(self) -> None:
-        """Unmap every page."""
+        """Let every instance run at its own speed again, and unmap its page."""
         for entry in self._instances.values():
+            entry.page.write_stretch((1.0,) * len(STRETCH_BATCHES))
             entry.page.close()
         self._instances.clear()
         if self._trainer:

@@ -247,6 +247,15 @@ def test_a_foreign_change_is_counted_once(desk: Desk) -> None:
     assert desk.reading().foreign_changes == 1
 
 
+def test_throttling_is_no_foreign_change(desk: Desk) -> None:
+    """A clock that the board itself takes away under heat is not blamed on anybody."""
+    desk.lease({"gpu_hz": 1_020_000_000, "gpu_min_hz": 1_020_000_000}, ttl_ms=5000)
+    desk.board.faults = Faults(throttled=True)
+    desk.run(0.5)
+    assert desk.reading().observed[0] == 306_000_000
+    assert desk.reading().foreign_changes == 0
+
+
 def test_busy_pages_raise_power_and_joules(desk: Desk) -> None:
     """Busy time in an instance page is charged as the page's workload; energy only grows."""
     page = desk.instance()
@@ -289,6 +298,15 @@ def test_a_new_page_gets_its_stretch_within_a_tick(desk: Desk) -> None:
     page = desk.instance("late_0_0", "bert")
     desk.run(TICK_S)
     assert page.stretch(4) == pytest.approx(desk.board.slowdowns("bert", (4,))[0])
+
+
+def test_without_clockd_nothing_is_slowed_down(desk: Desk) -> None:
+    """A virtual board that ends takes its stretch with it."""
+    page = desk.instance()
+    desk.lease()
+    assert page.stretch(1) > 2
+    desk.load.close()
+    assert page.stretch(1) == 1.0
 
 
 def test_an_unknown_workload_is_told(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from boards.archive import pack, unpack
 from boards.clocks import ClockPoint
 from boards.discover import open_board
 from boards.errors import KnobDenied, NoBoard, NodeMissing, SensorImplausible, SensorUnavailable
-from boards.tree import SysfsTree
+from boards.tree import SysfsTree, read_int
 from boards.virtual import VirtualBoard
 
 GPU = "sys/class/devfreq/17000000.gpu"
@@ -23,10 +23,11 @@ def test_a_request_writes_these_bytes(files: Path) -> None:
     """Hz to devfreq and BPMP, kHz to cpufreq, 0 and 1 to hot-plug; the EMC is locked, links are followed."""
     board = open_board("auto", files, sleep=lambda _: None)
     board.request(ClockPoint(612_000_000, 306_000_000, 2_133_000_000, 1_344_000_000, 8))
-    read = {name: (files / name).read_text() for name in (f"{GPU}/max_freq", f"{EMC}/rate", f"{EMC}/mrq_rate_locked")}
+    names = (f"{GPU}/max_freq", f"{EMC}/rate", f"{EMC}/mrq_rate_locked")
+    read = {name: (files / name).read_text().splitlines()[0] for name in names}
     assert read == {f"{GPU}/max_freq": "612000000", f"{EMC}/rate": "2133000000", f"{EMC}/mrq_rate_locked": "1"}
     policies = files / "sys/devices/system/cpu/cpufreq"
-    assert (policies / "policy4/scaling_max_freq").read_text() == "1344000"
+    assert (policies / "policy4/scaling_max_freq").read_text() == "1344000\n"
     assert [(files / f"sys/devices/system/cpu/cpu{cpu}/online").read_text().strip() for cpu in (0, 7, 8, 11)] == [
         "1",
         "1",
@@ -111,6 +112,15 @@ def test_writes_follow_no_link_in_the_last_place(files: Path) -> None:
         SysfsTree(files).write("/sys/class/devfreq/17000000.gpu/max_freq", "612000000")
     assert refusal.value.code == errno.ELOOP
     assert victim.read_text() == "untouched"
+
+
+def test_a_write_is_one_line_over_the_old_one(files: Path) -> None:
+    """No write leaves a moment in which the knob is empty; what a longer value left behind is not read."""
+    tree = SysfsTree(files)
+    tree.write("/sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", "960000")
+    assert read_int(tree, "/sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq") == 960_000
+    tree.write("/sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", "2201600")
+    assert read_int(tree, "/sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq") == 2_201_600
 
 
 def test_writes_create_nothing(files: Path) -> None:
