@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from telemetry.instance_page import Sample, Status
+from telemetry.instance_page import Knobs, Sample, Status
 
 from .engine import Engine
 from .errors import BadRequest, EngineFailed
@@ -110,6 +110,8 @@ class Batcher:
         self._waiting: list[Ticket] = []
         self._jobs: dict[int, Job] = {}
         self._next_number = 0
+        self._ruled_by: Knobs | None = None
+        self._ruling = Rules(config.max_batch, 0)
         self._busy = False
         self._closing = False
         self._pace = _Pace()
@@ -169,17 +171,25 @@ class Batcher:
 
     def _rules(self, now_ns: int) -> Rules:
         knobs = self._recorder.knobs(now_ns)
-        # Triton has held the request back for its own delay before we saw it
-        wait_ns = 0 if self._closing else max(0, knobs.batch_wait_ns - self._queueing.triton_delay_ns)
-        return Rules(knobs.batch_limit, wait_ns, self._queueing.preferred, self._queueing.preserve_ordering)
+        if knobs is not self._ruled_by:
+            self._ruled_by = knobs
+            # Triton has held the request back for its own delay before we saw it
+            wait_ns = max(0, knobs.batch_wait_ns - self._queueing.triton_delay_ns)
+            queueing = self._queueing
+            self._ruling = Rules(knobs.batch_limit, wait_ns, queueing.preferred, queueing.preserve_ordering)
+        return replace(self._ruling, wait_ns=0) if self._closing else self._ruling
 
     def _fits_in_place(self, jobs: Sequence[Job]) -> bool:
         # a delegate's time is another model's, and may be anything
         if not jobs or self._waiting or self._busy or not (self._engine.in_thread and self._pace.light):
             return False
         rules = self._rules(self._clock_ns())
+        if rules.wait_ns:
+            return False
+        if len(jobs) == 1:
+            return jobs[0].ticket.samples <= rules.limit
         alike = all(job.ticket.shapes == jobs[0].ticket.shapes for job in jobs)
-        return alike and rules.wait_ns == 0 and sum(job.ticket.samples for job in jobs) <= rules.limit
+        return alike and sum(job.ticket.samples for job in jobs) <= rules.limit
 
     def _enqueue(self, jobs: Sequence[Job], now_ns: int) -> None:
         for job in jobs:
@@ -247,6 +257,8 @@ class Batcher:
     def _still_wanted(self, jobs: Sequence[Job], now_ns: int) -> list[Job]:
         """The jobs whose clients still wait; the others are answered."""
         cancelled = [job for job in jobs if now_ns - job.ticket.arrival_ns >= LOOK_NS and job.reply.cancelled()]
+        if not cancelled:
+            return list(jobs)
         self._give_up(cancelled, now_ns, Status.CANCELLED, "the client cancelled the request")
         return [job for job in jobs if not job.answered]
 

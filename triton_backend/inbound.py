@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,58 +61,61 @@ class Gatekeeper:
 
     def __init__(self, config: BackendConfig) -> None:
         self._specs = {spec.name: spec for spec in config.inputs}
-        self._required = tuple(spec.name for spec in config.inputs if not spec.optional)
-        self._max_batch_size = config.max_batch_size
+        self._required = [spec.name for spec in config.inputs if not spec.optional]
+        self._batched = config.batched
+        self._max_batch = config.max_batch
         self._forbid_nan = config.forbid_nan
         self._forbid_bad_utf8 = config.forbid_bad_utf8
 
     def read(self, request: Request) -> Inbound:
         """The request, checked; raises `BadRequest`."""
         tensors: Tensors = {}
+        shapes = []
+        samples = 0
         for tensor in request.inputs():
             name = tensor.name()
             spec = self._specs.get(name)
             if spec is None or name in tensors:
                 raise BadRequest(f"input '{name}' is {'given twice' if spec else 'unknown'}")
-            tensors[name] = self._checked(spec, tensor)
+            tensors[name] = array = self._array(spec, tensor)
+            shape = array.shape
+            if self._batched:
+                count, shape = (shape[0], shape[1:]) if shape else (0, (0,))
+                samples = self._agreed(samples, count)
+            if not spec.fits(shape):
+                raise BadRequest(f"input '{name}' has shape {array.shape}, expected {self._expected(spec)}")
+            shapes.append((name, shape))
         for name in self._required:
             if name not in tensors:
                 raise BadRequest(f"input '{name}' is missing")
-        samples = self._samples(tensors)
-        skip = 1 if self._max_batch_size else 0
-        shapes = tuple((name, tensors[name].shape[skip:]) for name in self._specs if name in tensors)
+        # clients may name inputs in any order
+        shapes.sort()
         timeout_ns = max(0, request.timeout()) * 1000
-        return Inbound(tensors, samples, shapes, _priority(request.parameters()), timeout_ns)
+        return Inbound(tensors, samples or 1, tuple(shapes), _priority(request.parameters()), timeout_ns)
 
-    def _checked(self, spec: TensorSpec, tensor: RequestTensor) -> Array:
+    def _array(self, spec: TensorSpec, tensor: RequestTensor) -> Array:
         try:
             array = tensor.as_numpy()
         except (ValueError, TypeError, UnicodeError, OverflowError, RuntimeError) as error:
             raise BadRequest(f"input '{spec.name}' cannot be decoded: {error}") from error
-        if array.dtype != spec.numpy_dtype and not (spec.dtype == "TYPE_STRING" and array.dtype.kind in "SO"):
+        kind = array.dtype.kind
+        if array.dtype != spec.numpy_dtype and not (spec.dtype == "TYPE_STRING" and kind in "SO"):
             raise BadRequest(f"input '{spec.name}' holds {array.dtype}, expected {spec.dtype}")
-        own = array.shape[1:] if self._max_batch_size else array.shape
-        if (self._max_batch_size and not array.ndim) or not spec.fits(own):
-            raise BadRequest(f"input '{spec.name}' has shape {array.shape}, expected {self._expected(spec)}")
-        if self._forbid_nan and array.dtype.kind == "f" and _has_nan(array):
+        if kind == "f" and self._forbid_nan and _has_nan(array):
             raise BadRequest(f"input '{spec.name}' holds NaN")
-        if self._forbid_bad_utf8 and array.dtype.kind in "SO":
+        if kind in "SO" and self._forbid_bad_utf8:
             _refuse_bad_text(spec.name, array)
         return array
 
-    def _expected(self, spec: TensorSpec) -> str:
-        return str([*(["batch"] if self._max_batch_size else []), *spec.dims])
+    def _agreed(self, samples: int, count: int) -> int:
+        if samples not in (0, count):
+            raise BadRequest(f"inputs disagree on the batch size: {samples} and {count}")
+        if not 1 <= count <= self._max_batch:
+            raise BadRequest(f"batch size {count} is outside 1 to {self._max_batch}")
+        return count
 
-    def _samples(self, tensors: Mapping[str, Array]) -> int:
-        if not self._max_batch_size:
-            return 1
-        counts = {array.shape[0] for array in tensors.values()}
-        if len(counts) != 1:
-            raise BadRequest(f"inputs disagree on the batch size: {sorted(counts)}")
-        (samples,) = counts
-        if not 1 <= samples <= self._max_batch_size:
-            raise BadRequest(f"batch size {samples} is outside 1 to {self._max_batch_size}")
-        return int(samples)
+    def _expected(self, spec: TensorSpec) -> str:
+        return str([*(["batch"] if self._batched else []), *spec.dims])
 
 
 def _has_nan(array: Array) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -105,6 +106,9 @@ def open_instance(args: Mapping[str, str], triton: Any, environ: Mapping[str, st
     exporter = Exporter(triton.MetricFamily, {"model": config.model, "version": version})
     instance = Instance(config, engine, page, exporter)
     instance.start()
+    # the runtime's hundred thousand objects live for ever: without this every full collection walks them all
+    gc.collect()
+    gc.freeze()
     return instance
 
 

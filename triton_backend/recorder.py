@@ -88,7 +88,7 @@ class Recorder:
             if applied != self._applied:
                 self._applied = applied
                 self._page.write_applied(applied)
-            return applied
+            return self._applied
 
     def beat(self) -> None:
         """Say that the instance lives."""
