@@ -16,8 +16,9 @@ from .clocks import ClockPoint
 from .jetson import JetsonBoard, Parts
 from .layout import identify
 from .physics import AGX_ORIN, SHIPPED, Watts, Workload, mix, shipped
-from .virtual_kernel import Faults, VirtualOrin, VirtualTree
+from .virtual_kernel import Faults, VirtualOrin
 from .virtual_sensors import VirtualRails, VirtualThermal
+from .virtual_tree import VirtualTree
 
 NAME = "virtual:agx-orin"
 

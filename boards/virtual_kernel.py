@@ -10,16 +10,14 @@ cluster without online cores refuses a clock; cpu0 stays on; a clock takes time 
 from __future__ import annotations
 
 import errno
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from .clocks import ClockPoint, ClockTable
-from .errors import node_error
+from .virtual_tree import Node, constant, os_error
 
 GPU_STEPS_HZ = tuple(1000 * khz for khz in (*range(306_000, 1_224_001, 102_000), 1_300_500))
 CPU_STEPS_HZ = tuple(1000 * khz for khz in (*range(115_200, 2_188_801, 76_800), 2_201_600))
@@ -41,68 +39,6 @@ class Faults:
     sensor: Literal["sound", "frozen", "negative"] = "sound"
     throttled: bool = False
     """The GPU is held at its lowest step, and the thermal alert is up."""
-
-
-class Node(NamedTuple):
-    """One file: how it is read, and written if it may be. Both raise `OSError` as the system call would."""
-
-    read: Callable[[], str]
-    write: Callable[[str], None] | None = None
-
-
-class VirtualTree:
-    """A `Tree` over nodes in memory."""
-
-    def __init__(self, nodes: dict[str, Node]) -> None:
-        self._nodes = nodes
-        self._paths = {path: tuple(path.split("/")) for path in nodes}
-
-    def read(self, path: str) -> str:
-        """The file's text."""
-        try:
-            return self._node(path).read()
-        except OSError as error:
-            raise node_error(path, error) from error
-
-    def write(self, path: str, text: str) -> None:
-        """Write the file, or raise as the kernel would."""
-        try:
-            write = self._node(path).write
-            if write is None:
-                raise os_error(errno.EACCES)
-            write(text)
-        except OSError as error:
-            raise node_error(path, error, writing=True) from error
-
-    def glob(self, pattern: str) -> list[str]:
-        """Every file or folder that matches, sorted."""
-        wanted = pattern.split("/")
-        depth = len(wanted)
-        found = {
-            "/".join(parts[:depth])
-            for parts in self._paths.values()
-            if len(parts) >= depth and all(map(fnmatchcase, parts, wanted))
-        }
-        return sorted(found)
-
-    def exists(self, path: str) -> bool:
-        """Whether the path is a file or a folder that holds one."""
-        return path in self._nodes or any(name.startswith(path + "/") for name in self._nodes)
-
-    def _node(self, path: str) -> Node:
-        if path not in self._nodes:
-            raise os_error(errno.ENOENT)
-        return self._nodes[path]
-
-
-def os_error(code: int) -> OSError:
-    """What a failing system call raises."""
-    return OSError(code, os.strerror(code))
-
-
-def constant(text: object) -> Node:
-    """A file that never changes and may not be written."""
-    return Node(lambda: str(text))
 
 
 class Settling:

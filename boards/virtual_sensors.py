@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from .physics import Watts
-from .virtual_kernel import Faults, Node, constant, os_error
+from .virtual_kernel import Faults
+from .virtual_tree import Node, constant, os_error
 
 WINDOW_S = 0.430
 BUS_STEP_MV, SHUNT_STEP_MA = 8, 20

@@ -12,7 +12,7 @@ import pytest
 from boards.devfreq import Gpu
 from boards.errors import KnobDenied, KnobRefused, NodeMissing, SensorUnavailable
 from boards.virtual import VirtualBoard
-from boards.virtual_kernel import Node, VirtualTree, os_error
+from boards.virtual_tree import Node, VirtualTree, os_error
 
 if TYPE_CHECKING:
     from .conftest import VirtualTime

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from boards.clocks import KNOBS, ClockPoint
+from boards.physics import idle_power_w
 from boards.virtual import VirtualBoard
 from boards.virtual_kernel import Faults
 from governor.clockd.ledger import ClockLedger
@@ -270,6 +272,24 @@ def test_busy_pages_raise_power_and_joules(desk: Desk) -> None:
     assert joules == sorted(joules)
     expected = desk.board.workloads["resnet"].busy_power_w(desk.board.observe(), 4)
     assert desk.reading().power_w == pytest.approx(0.8 * expected + 0.2 * at_rest.power_w, abs=0.3)
+
+
+def test_the_counter_is_right_within_its_own_bound(desk: Desk) -> None:
+    """Bursts of load through a sensor that averages and rounds: the joules are those drawn, to less than the bound."""
+    page, generator, busy_s = desk.instance(), random.Random(2), 0.0
+    desk.run(1.0)
+    before = desk.reading()
+    for _ in range(60):
+        busy_s += (spent := generator.choice((0.0, 0.0, 0.02, 0.05, 0.13)))
+        busy(page, spent)
+        desk.run(0.15)
+    desk.run(1.0)
+    after, point = desk.reading(), desk.board.observe()
+    idle_w = idle_power_w(point)
+    drawn_j = 10.0 * idle_w + busy_s * (desk.board.workloads["resnet"].busy_power_w(point, 4) - idle_w)
+    counted_j = after.energy_j - before.energy_j
+    assert abs(counted_j - drawn_j) < after.energy_error_j
+    assert counted_j == pytest.approx(drawn_j, rel=0.01)
 
 
 def test_busy_time_from_before_is_not_charged(desk: Desk) -> None:
