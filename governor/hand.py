@@ -7,13 +7,17 @@ lease, the knobs to config.pbtxt.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from boards.clocks import Applied, ClockPoint, ClockTable
 from telemetry.instance_page import Knobs
 
+from .errors import LeaseLost
+
 KNOBS_TTL_S = 2.0
+log = logging.getLogger("teg.governor")
 
 
 class Clocks(Protocol):
@@ -51,15 +55,15 @@ class Hand:
         self._ttl_s = lease_ttl_s
         self._clock = clock
         self._renewed_s = self._knobs_written_s = 0.0
-        self._limits: dict[str, int] = {}
+        self._knobs: dict[str, Knobs] = {}
         self.point: ClockPoint | None = None
         """The point held, None without a lease."""
         self.changed_s = 0.0
         """When the point was last changed, on the clock given."""
 
-    def hold(self, point: ClockPoint, batch_limits: Mapping[str, int]) -> float:
-        """Lease `point` and set the batch limits by instance; seconds that the clocks took to settle."""
-        self._limits = dict(batch_limits)
+    def hold(self, point: ClockPoint, batch_limits: Mapping[str, int], batch_wait_ns: int = 0) -> float:
+        """Lease `point` and set batch limits by instance, and one wait; seconds that the clocks took to settle."""
+        self._knobs = {instance: Knobs(limit, batch_wait_ns) for instance, limit in batch_limits.items()}
         self._write_knobs(KNOBS_TTL_S)
         applied = self._clocks.lease(point, self._ttl_s)
         self.point = point
@@ -82,16 +86,19 @@ class Hand:
     def drop(self) -> None:
         """Forget the lease without a word to clockd, which has lost it or gone; the knobs expire."""
         self.point = None
-        self._limits = {}
+        self._knobs = {}
 
     def release(self) -> None:
         """Give clocks and knobs back now."""
         self._write_knobs(0.0)
         if self.point is not None:
             self.point = None
-            self._clocks.release()
+            try:
+                self._clocks.release()
+            except LeaseLost as error:
+                log.warning("nothing to release: %s", error)
 
     def _write_knobs(self, ttl_s: float) -> None:
         self._knobs_written_s = self._clock()
-        for instance, limit in self._limits.items():
-            self._write(instance, Knobs(limit, 0), ttl_s)
+        for instance, knobs in self._knobs.items():
+            self._write(instance, knobs, ttl_s)
