@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The governor: one tick reads the pages, judges the SLO, moves the running trial on, renews the lease and the knobs.
 
-    waiting -> settling -> measuring -> settling -> ... -> holding
-                  ^           |  overloaded                  |  SLO broken
-                  +- draining <-+                cooling <---+
+    waiting -> proposing -> settling -> measuring -> proposing -> ... -> holding <-> cooling
 
-In `draining` and `cooling` the fastest point is held: until the backlog is gone, or for a set time.
+In `proposing` the search thinks, in a thread of its own, so that no tick is late however slow the processor; after a
+trial that broke the SLO the fastest point is held meanwhile, until the backlog is gone. In `cooling`, after the held
+point broke the SLO, the fastest one is held for a set time.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from boards.clocks import ClockPoint
 
 from .config import Config
-from .errors import ClockdUnavailable, GovernorError, Infeasible, LeaseLost, LeaseRefused
+from .errors import ClockdUnavailable, GovernorError, LeaseLost, LeaseRefused
 from .guard import Slo, Verdict, judge
 from .hand import Clocks, Hand
 from .reader import InstanceView, PageReader, Snapshot
+from .search import Best
 from .status import Phase, Status
 from .traffic import Traffic
 from .trial import HOPELESS, Invalid, Tick, TrialRecord, Violated, conclude
-from .tuning import Tuning
+from .tuning import Proposal, Tuning
 
 SETTLE_S = 0.6
 """After a change of clocks: the INA3221's running average of 430 ms, and the slowest clock's settling (EMC)."""
@@ -38,7 +40,7 @@ log = logging.getLogger("teg.governor")
 
 
 class Governor:
-    """Tunes what the run directory's pages show. `tick` blocks for one search step at most."""
+    """Tunes what the run directory's pages show. `tick` never blocks; `executor` is where the search thinks."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Governor:
         clocks: Clocks,
         reader: PageReader,
         clock: Callable[[], float] = time.monotonic,
+        executor: Executor | None = None,
     ) -> None:
         self.config = config
         self.status = Status()
@@ -53,6 +56,8 @@ class Governor:
         self._reader = reader
         self._clock = clock
         self._hand = Hand(clocks, reader.write_knobs, config.lease_ttl_s, clock)
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._proposal: Future[Proposal] | None = None
         self._tuning: Tuning | None = None
         self._traffic: dict[str, Traffic] = {}
         self._ticks: list[Tick] = []
@@ -92,6 +97,7 @@ class Governor:
             log.warning("the lease could not be released and will expire: %s", error)
         self.status.leased = False
         self._drop_tuning()
+        self._executor.shutdown()
         self._reader.close()
 
     def _step(self, now: Snapshot) -> None:
@@ -108,7 +114,7 @@ class Governor:
         phases = {
             Phase.SETTLING: self._settle,
             Phase.MEASURING: self._measure,
-            Phase.DRAINING: self._drain,
+            Phase.PROPOSING: self._propose,
             Phase.HOLDING: self._hold,
             Phase.COOLING: self._cool,
         }
@@ -131,7 +137,7 @@ class Governor:
             self.status.trials = self._tuning.trials
             self.status.slos = {self._tuning.instances[name].model: slo for name, slo in slos.items()}
             self._throttle_events = now.board.throttle_events
-            self._next(self._tuning)
+            self._think(self._tuning)
 
     def _settle(self, tuning: Tuning, now: Snapshot) -> None:
         """Wait until clocks and sensors settled and every request in flight arrived after the change."""
@@ -153,13 +159,20 @@ class Governor:
         if self._clock() < self._until_s and not overloaded:
             return
         self._finish(tuning, self._conclude(tuning))
-        if overloaded:
-            self._move(tuning, tuning.fastest())
-            self._enter(Phase.DRAINING, DRAIN_S)
 
-    def _drain(self, tuning: Tuning, now: Snapshot) -> None:
-        if not self._waits(now, 1.0) or self._clock() >= self._until_s:
-            self._next(tuning)
+    def _propose(self, tuning: Tuning, now: Snapshot) -> None:
+        """Wait for the search and for the backlog to go, then try what it proposes, or hold the best."""
+        if self._proposal is None or not self._proposal.done():
+            return
+        if self._waits(now, 1.0) and self._clock() < self._until_s:
+            return
+        proposal = self._proposal.result()
+        self._proposal = None
+        if proposal.next is None:
+            self._hold_best(tuning, proposal.best)
+        else:
+            self.status.best = proposal.best
+            self._try(tuning, proposal.next)
 
     def _hold(self, tuning: Tuning, now: Snapshot) -> None:
         """Keep the best point; step back to the fastest one when a window breaks the objective."""
@@ -179,25 +192,17 @@ class Governor:
 
     def _cool(self, tuning: Tuning, now: Snapshot) -> None:
         if self._clock() >= self._until_s:
-            self._hold_best(tuning)
+            self._think(tuning)
 
-    def _next(self, tuning: Tuning) -> None:
-        """Begin the next trial, or hold the best point when there is none left to try."""
-        try:
-            point = tuning.next_point()
-        except Infeasible as error:
-            log.warning("%s", error)
-            point = None
-        if point is None:
-            self._hold_best(tuning)
-        else:
-            self._try(tuning, point)
+    def _think(self, tuning: Tuning) -> None:
+        self._proposal = self._executor.submit(tuning.propose)
+        self._enter(Phase.PROPOSING, DRAIN_S)
 
     def _try(self, tuning: Tuning, point: dict[str, float]) -> None:
         self._enter(Phase.SETTLING, SETTLE_S + self._move(tuning, point))
 
-    def _hold_best(self, tuning: Tuning) -> None:
-        best = self.status.best = tuning.best()
+    def _hold_best(self, tuning: Tuning, best: Best | None) -> None:
+        self.status.best = best
         point = best.point if best else tuning.fastest()
         self._move(tuning, point)
         tuning.history.note("hold", self._clock(), point=point, feasible=best is not None)
@@ -210,8 +215,10 @@ class Governor:
         self._repeated = isinstance(record.outcome, Invalid) and not self._repeated
         if self._repeated:
             self._try(tuning, record.point)
-        else:
-            self._next(tuning)
+            return
+        if isinstance(record.outcome, Violated):
+            self._move(tuning, tuning.fastest())
+        self._think(tuning)
 
     def _conclude(self, tuning: Tuning) -> TrialRecord:
         span_s = self._ticks[-1].at_s - self._ticks[0].at_s
@@ -271,6 +278,7 @@ class Governor:
         if self._tuning and self.status.phase is Phase.MEASURING:
             self._tuning.finish(TrialRecord(self.status.point, Invalid(why)), self._clock())
         self._drop_tuning()
+        self._proposal = None
         self._hand.drop()
         self._traffic = {}
         self._enter(Phase.WAITING, RETRY_S)

@@ -18,7 +18,7 @@ class Phase(Enum):
     WAITING = "waiting"
     SETTLING = "settling"
     MEASURING = "measuring"
-    DRAINING = "draining"
+    PROPOSING = "proposing"
     HOLDING = "holding"
     COOLING = "cooling"
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from boards.clocks import ClockPoint, ClockTable
 
@@ -17,6 +19,15 @@ from .traffic import batch_values
 from .trial import TrialRecord
 
 Point = dict[str, float]
+log = logging.getLogger("teg.governor")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The next point to try, None when the budget is spent or the search is done; the best so far, None if none is."""
+
+    next: Point | None
+    best: Best | None
 
 
 class Tuning:
@@ -38,9 +49,14 @@ class Tuning:
             for record in self.history.trials():
                 self.learn(record)
 
-    def next_point(self) -> Point | None:
-        """The next point to try; None when the budget is spent or the search is done. May raise `Infeasible`."""
-        return None if len(self.trials) >= self._budget else self._search.ask()
+    def propose(self) -> Proposal:
+        """What to try next, and the best so far. Takes a second or more on a slow processor."""
+        try:
+            point = None if len(self.trials) >= self._budget else self._search.ask()
+        except Infeasible as error:
+            log.warning("%s", error)
+            return Proposal(None, None)
+        return Proposal(point, self._search.best())
 
     def finish(self, record: TrialRecord, at_s: float) -> None:
         """Write a trial down, then learn from it."""
@@ -52,13 +68,6 @@ class Tuning:
         self.trials.append(record)
         if record.energy_j is not None and record.latency_s is not None:
             self._search.tell(record.point, record.latency_s, record.energy_j)
-
-    def best(self) -> Best | None:
-        """The best point so far, None while nothing is known to be feasible."""
-        try:
-            return self._search.best()
-        except Infeasible:
-            return None
 
     def clocks(self, point: Mapping[str, float]) -> ClockPoint:
         """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where there is one."""
