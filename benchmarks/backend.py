@@ -2,9 +2,9 @@
 """What the governed backend costs: the same models under it and under a bare Python-based backend, in turns.
 
 Both serve in one real Triton server, with the same weights and one compute thread. Rounds alternate between the two,
-and a ratio is the median of the rounds' ratios, so that what the host does meanwhile hits both. With one client the bare
-model runs without any batching; with four, under Triton's dynamic batcher, and each side at the best of the same batch
-limits. `FULL=1` takes more and longer rounds.
+and a ratio is the median of the rounds' ratios, so that what the host does meanwhile hits both. With one client the
+bare model runs without any batching; with four, under Triton's dynamic batcher, and each side at the best of the same
+batch limits. `FULL=1` takes more and longer rounds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from telemetry.instance_page import InstancePage, Knobs
 
 WORKLOADS = ("identity", "digits_cnn", "bert_mini")
 LIMITS = (1, 2, 4)
+WINDOWS_S = {"identity": 0.6, "digits_cnn": 0.6, "bert_mini": 2.0}
+WINDOWS_FULL_S = {"identity": 2.0, "digits_cnn": 2.0, "bert_mini": 5.0}
 CLIENTS = 4
 OUT = Path("out/bench/backend.json")
 TARGETS = {
@@ -45,7 +47,7 @@ class Effort:
     """How long to measure."""
 
     rounds: int
-    window_s: float
+    window_s: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
     """Measure, print, write; 1 if a target is missed."""
     full = os.environ.get("FULL") == "1"
     workloads = argv or WORKLOADS
-    effort = Effort(rounds=25, window_s=2.0) if full else Effort(rounds=9, window_s=0.7)
+    effort = Effort(25, WINDOWS_FULL_S) if full else Effort(9, WINDOWS_S)
     begun_s = time.monotonic()
     results = {}
     with tempfile.TemporaryDirectory(prefix="teg-bench-") as folder:
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> int:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     report = {"results": results, "rounds": effort.rounds, "window_s": effort.window_s, "cpus": os.cpu_count()}
     OUT.write_text(json.dumps(report | {"load": os.getloadavg()[0], "missed": missed}, indent=1) + "\n")
-    print(f"{time.monotonic() - begun_s:.0f} s, {effort.rounds} rounds of {effort.window_s} s a case -> {OUT}")
+    print(f"{time.monotonic() - begun_s:.0f} s, {effort.rounds} rounds of {effort.window_s} s -> {OUT}")
     if not full:
         print("left out: longer windows and more rounds (FULL=1); HTTP, shared memory, more than 4 clients")
     for line in missed:
@@ -96,29 +98,29 @@ def _measure(workload: str, effort: Effort, folder: Path) -> dict[str, Any]:
     with TritonServer(repository, run_dir=folder / "run", log_path=folder / "log", extra_backends=[BARE]) as server:
         page = InstancePage.open(server.run_dir.instance_page("governed_0_0"), writable=True)
         try:
-            return _rounds(server.grpc_url, inputs, page, effort)
+            return _rounds(server.grpc_url, inputs, page, effort.rounds, effort.window_s[workload])
         finally:
             page.close()
 
 
-def _rounds(url: str, inputs: list[Any], page: InstancePage, effort: Effort) -> dict[str, Any]:
+def _rounds(url: str, inputs: list[Any], page: InstancePage, rounds: int, window_s: float) -> dict[str, Any]:
     alone, crowd = {"governed": Side(), "bare": Side()}, {"governed": Side(), "bare": Side()}
-    for number in range(-1, effort.rounds):
+    for number in range(-1, rounds):
         order = ("governed", "bare") if number % 2 else ("bare", "governed")
         for name in order:
             page.write_knobs(Knobs(max(LIMITS), 0), ttl_s=60)
-            latencies_s = _load(url, "governed" if name == "governed" else "bare_plain", inputs, 1, effort.window_s)
+            latencies_s = _load(url, "governed" if name == "governed" else "bare_plain", inputs, 1, window_s)
             if number >= 0:  # the first round only warms up
                 alone[name].p50_s.append(statistics.median(latencies_s))
                 alone[name].latencies_s += latencies_s
-                alone[name].add(1, latencies_s, effort.window_s)
+                alone[name].add(1, latencies_s, window_s)
         for limit in LIMITS:
             for name in order:
                 page.write_knobs(Knobs(limit, 0), ttl_s=60)
                 model = "governed" if name == "governed" else f"bare_{limit}"
-                latencies_s = _load(url, model, inputs, CLIENTS, effort.window_s)
+                latencies_s = _load(url, model, inputs, CLIENTS, window_s)
                 if number >= 0:
-                    crowd[name].add(limit, latencies_s, effort.window_s)
+                    crowd[name].add(limit, latencies_s, window_s)
                     crowd[name].p50_s.append(statistics.median(latencies_s))
                     crowd[name].latencies_s += latencies_s
     return {"1": _compare(**alone), str(CLIENTS): _compare(**crowd)}

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Protocol
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from telemetry.instance_page import Knobs, Sample, Status
 
+from .courier import Courier
 from .engine import Engine
 from .errors import BadRequest, EngineFailed
 from .inbound import Inbound
@@ -33,6 +35,7 @@ LIGHT_NS = 1_000_000
 """A batch expected to take no longer may be served in place."""
 LOOK_NS = 10_000_000
 """A request that waited less is not asked whether it was cancelled: asking costs a round trip to the server."""
+COURIERS = 4
 _BLEND = 0.2
 _KNOWN_AFTER = 8
 logger = logging.getLogger(__name__)
@@ -116,10 +119,12 @@ class Batcher:
         self._closing = False
         self._pace = _Pace()
         self._last_end_ns = clock_ns()
+        self._courier = Courier(1 if config.queueing.preserve_ordering else COURIERS)
         self._worker = threading.Thread(target=self._work, name="governed-worker", daemon=True)
 
     def start(self) -> None:
         """Start the worker."""
+        self._courier.start()
         self._worker.start()
 
     def submit(self, requests: Sequence[tuple[Inbound, Reply]], arrival_ns: int) -> None:
@@ -134,7 +139,7 @@ class Batcher:
         if in_place:
             for job in jobs:
                 self._recorder.arrived(job.ticket.number, arrival_ns)
-            self._serve_guarded(jobs)
+            self._serve_guarded(jobs, in_place=True)
 
     @property
     def depth(self) -> int:
@@ -160,6 +165,7 @@ class Batcher:
             self._changed.notify()
         if self._worker.is_alive():
             self._worker.join()
+        self._courier.close()
 
     def _job(self, inbound: Inbound, reply: Reply, arrival_ns: int) -> Job:
         level = self._queueing.level(inbound.priority)
@@ -206,7 +212,7 @@ class Batcher:
 
     def _turn_away(self, job: Job, now_ns: int, status: Status, message: str) -> None:
         self._recorder.turned_away(instant(job.ticket.arrival_ns, now_ns, job.ticket.samples, status))
-        self._refuse(job, status, message)
+        _refuse(job, status, message)
 
     def _work(self) -> None:
         while (jobs := self._next_batch()) is not None:
@@ -243,11 +249,11 @@ class Batcher:
             else:
                 self._give_up([self._jobs.pop(ticket.number)], now_ns, Status.TIMED_OUT, "Request timeout expired")
 
-    def _serve_guarded(self, jobs: Sequence[Job]) -> None:
+    def _serve_guarded(self, jobs: Sequence[Job], *, in_place: bool = False) -> None:
         """Serve one batch; whatever goes wrong, every job is answered and the worker lives."""
         start_ns = self._clock_ns()
         try:
-            self._serve(self._still_wanted(jobs, start_ns))
+            self._serve(self._still_wanted(jobs, start_ns), in_place=in_place)
         except Exception:
             logger.exception("serving a batch failed")
             self._give_up(jobs, start_ns, Status.FAILED, "the backend failed; the server's log has the details")
@@ -262,7 +268,7 @@ class Batcher:
         self._give_up(cancelled, now_ns, Status.CANCELLED, "the client cancelled the request")
         return [job for job in jobs if not job.answered]
 
-    def _serve(self, jobs: Sequence[Job]) -> None:
+    def _serve(self, jobs: Sequence[Job], *, in_place: bool) -> None:
         """Execute and answer; if the batch fails, each request is tried alone, so that a bad one harms no other."""
         if not jobs:
             return
@@ -275,11 +281,16 @@ class Batcher:
                 self._give_up(jobs, start_ns, status, str(error))
             else:
                 for job in jobs:
-                    self._serve([job])
+                    self._serve([job], in_place=in_place)
             return
         self._account(jobs, start_ns, Status.OK)
+        direct = in_place or (len(jobs) == 1 and not self._waiting and not self._queueing.preserve_ordering)
         for job, own in zip(jobs, self._split(outputs, jobs), strict=True):
-            self._answer(job, own)
+            job.answered = True
+            if direct:
+                _answer(job, own)
+            else:
+                self._courier.give(partial(_answer, job, own))
 
     def _run(self, inputs: Tensors, samples: int) -> Tensors:
         """One execution, as long as the (virtual) board takes for it; raises `BadRequest`, `EngineFailed`."""
@@ -335,29 +346,32 @@ class Batcher:
             return
         self._account(left, start_ns, status)
         for job in left:
-            self._refuse(job, status, message)
-
-    def _answer(self, job: Job, outputs: Tensors) -> None:
-        job.answered = True
-        try:
-            job.reply.answer(outputs)
-        except Exception:
-            logger.exception("an answer could not be sent")
-            job.reply.refuse(Status.FAILED, "the answer could not be sent; the server's log has the details")
-
-    def _refuse(self, job: Job, status: Status, message: str) -> None:
-        job.answered = True
-        try:
-            job.reply.refuse(status, message)
-        except Exception:
-            # Triton itself has gone, or the client has: there is nobody left to tell
-            logger.exception("an error could not be sent")
+            _refuse(job, status, message)
 
     def _settle(self) -> None:
         with self._changed:
             self._busy = False
             if self._waiting:  # an idle worker is let sleep: waking it costs a light model more than the model does
                 self._changed.notify()
+
+
+def _answer(job: Job, outputs: Tensors) -> None:
+    """Send the outputs."""
+    try:
+        job.reply.answer(outputs)
+    except Exception:
+        logger.exception("an answer could not be sent")
+        _refuse(job, Status.FAILED, "the answer could not be sent; the server's log has the details")
+
+
+def _refuse(job: Job, status: Status, message: str) -> None:
+    """Send an error."""
+    job.answered = True
+    try:
+        job.reply.refuse(status, message)
+    except Exception:
+        # Triton itself has gone, or the client has: there is nobody left to tell
+        logger.exception("an error could not be sent")
 
 
 def _join(requests: Sequence[Inbound]) -> Tensors:

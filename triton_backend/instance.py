@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,7 @@ from .tally import Tally
 
 BEAT_S = 0.05
 BEATS_PER_PUSH = 20
+SWITCH_S = 0.0005
 NUMPY_2_SINCE = (25, 7)
 """Releases of Triton whose binding is known to carry tensors of numpy 2 unharmed."""
 logger = logging.getLogger(__name__)
@@ -40,7 +42,10 @@ logger = logging.getLogger(__name__)
 class Instance:
     """Serves requests from `open_instance` to `close`."""
 
-    def __init__(self, config: BackendConfig, engine: Engine, page: InstancePage, exporter: Exporter) -> None:
+    def __init__(
+        self, config: BackendConfig, engine: Engine, page: InstancePage, exporter: Exporter, triton: Any
+    ) -> None:
+        self._triton = triton
         self._gatekeeper = Gatekeeper(config)
         self._engine = engine
         self._recorder = Recorder(page, Tally(), _configured(config), config.max_batch)
@@ -57,7 +62,7 @@ class Instance:
     def serve(self, requests: Sequence[Any]) -> list[Any] | None:
         """The body of `execute`: responses served in place, or None where all of them come later."""
         arrival_ns = time.monotonic_ns()
-        replies = [TritonReply(request) for request in requests]
+        replies = [TritonReply(request, self._triton) for request in requests]
         good: list[tuple[Inbound, Reply]] = []
         for request, reply in zip(requests, replies, strict=True):
             try:
@@ -104,8 +109,10 @@ def open_instance(args: Mapping[str, str], triton: Any, environ: Mapping[str, st
     page = open_page(RunDir(default_run_dir(environ)), name)
     page.write_info(_info(config, version, name))
     exporter = Exporter(triton.MetricFamily, {"model": config.model, "version": version})
-    instance = Instance(config, engine, page, exporter)
+    instance = Instance(config, engine, page, exporter, triton)
     instance.start()
+    # threads that serve hand the interpreter to each other within a fraction of a light model's time
+    sys.setswitchinterval(SWITCH_S)
     # the runtime's hundred thousand objects live for ever: without this every full collection walks them all
     gc.collect()
     gc.freeze()

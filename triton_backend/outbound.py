@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from telemetry.instance_page import Status
 
 from .tensors import Tensors
@@ -18,16 +16,16 @@ _CODES = {
     Status.CANCELLED: "CANCELLED",
     Status.FAILED: "INTERNAL",
 }
-"""Names of Triton's codes: the stub fills its module only after it has imported the model."""
 
 
 class TritonReply:
     """One request's answer. Until `defer` it lands in `response`, which costs a third of what a sender does."""
 
-    __slots__ = ("_request", "_sender", "response")
+    __slots__ = ("_request", "_sender", "_triton", "response")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, triton: Any) -> None:
         self._request = request
+        self._triton = triton
         self._sender: Any = None
         self.response: Any = None
 
@@ -42,17 +40,19 @@ class TritonReply:
 
     def answer(self, outputs: Tensors) -> None:
         """Send the outputs."""
-        self._send(pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()]))
+        triton = self._triton
+        self._send(triton.InferenceResponse([triton.Tensor(name, array) for name, array in outputs.items()]))
 
     def refuse(self, status: Status, message: str) -> None:
         """Send an error."""
-        code = getattr(pb_utils.TritonError, _CODES[status])
-        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)))
+        triton = self._triton
+        error = triton.TritonError(message, getattr(triton.TritonError, _CODES[status]))
+        self._send(triton.InferenceResponse(error=error))
 
     def _send(self, response: Any) -> None:
         if self._sender is None:
             self.response = response
             return
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._sender.send(response, flags=self._triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         # the request holds its inputs in shared memory
         self._request = None

@@ -65,7 +65,8 @@ def open_torch(config: BackendConfig, version_folder: Path, placement: Placement
     weights = safetensors.torch.load(read_model_file(version_folder, config.model_file, config.digest))
     module = plan.build()
     try:
-        module.load_state_dict(weights, strict=True, assign=True)
+        # copied, not assigned: tensors in a file's bytes are not aligned as kernels like them
+        module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise EngineUnusable(f"{config.model_file} does not fit architecture '{plan.name}': {error}") from error
     return TorchEngine(config, module.eval().to(device), device)

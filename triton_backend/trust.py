@@ -68,10 +68,11 @@ def _read_regular(folder: Path, name: str, max_bytes: int | None = None) -> byte
         descriptor = _open_last(directory, parts[-1])
     except OSError as error:
         raise ModelFileRefused(folder / name, error.strerror or str(error)) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ModelFileRefused(folder / name, "not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileRefused(folder / name, "not a regular file")
         if max_bytes is not None and status.st_size > max_bytes:
             raise ModelFileRefused(folder / name, f"{status.st_size} bytes are more than {max_bytes}")
         return file.read()
