@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,14 @@ class Config:
         if not self.knobs or set(self.knobs) - set(TUNABLE):
             raise ConfigInvalid("knobs", f"must be some of {', '.join(TUNABLE)}; got {', '.join(self.knobs) or 'none'}")
         for key in ("trials", "trial_s", "slo_window_s", "tick_s"):
-            if not getattr(self, key) > 0:
-                raise ConfigInvalid(key, f"must be positive, got {getattr(self, key)}")
+            if not 0 < getattr(self, key) < math.inf:
+                raise ConfigInvalid(key, f"must be positive and finite, got {getattr(self, key)}")
+        if not 0 <= self.metrics_port <= 65535:
+            raise ConfigInvalid("metrics_port", f"must lie between 0 and 65535, got {self.metrics_port}")
         if not 0 < self.lease_ttl_s <= 5:
             raise ConfigInvalid("lease_ttl_s", f"must lie in (0, 5], got {self.lease_ttl_s}")
+        if self.tick_s > self.lease_ttl_s / 4:
+            raise ConfigInvalid("tick_s", f"must be at most a quarter of lease_ttl_s, got {self.tick_s}")
         if self.slo_s is not None and not self.slo_s > 0:
             raise ConfigInvalid("slo_s", f"must be positive, got {self.slo_s}")
         if self.slo_quantile is not None and not 0 < self.slo_quantile < 1:
@@ -53,7 +58,8 @@ class Config:
 
 
 _FIELDS = {entry.name for entry in fields(Config)}
-_TYPES: dict[str, Callable[[Any], Any]] = {"run_dir": Path, "state_dir": Path, "knobs": tuple}
+_WHOLE = {"trials", "seed", "metrics_port"}
+_WORDS = {"run_dir", "state_dir", "metrics_host"}
 
 
 def load(path: Path, base: Config) -> Config:
@@ -70,8 +76,23 @@ def override(base: Config, settings: Mapping[str, Any]) -> Config:
     for key in settings:
         if key not in _FIELDS:
             raise ConfigInvalid(key, f"unknown setting; known: {', '.join(sorted(_FIELDS))}")
-    typed: dict[str, Any] = {key: _TYPES.get(key, lambda given: given)(value) for key, value in settings.items()}
-    try:
-        return replace(base, **typed)
-    except TypeError as error:
-        raise ConfigInvalid("settings", str(error)) from error
+    return replace(base, **{key: _typed(key, value) for key, value in settings.items()})
+
+
+def _typed(key: str, value: Any) -> Any:
+    """A setting as its field wants it; raises `ConfigInvalid` for a value of another type."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match value:
+        case [*names] if key == "knobs" and all(isinstance(name, str) for name in names):
+            return tuple(names)
+        case str() if key in _WORDS:
+            return value if key == "metrics_host" else Path(value)
+        case Path() if key in _WORDS - {"metrics_host"}:
+            return value
+        case bool() if key == "fresh":
+            return value
+        case _ if number and key in _WHOLE and float(value).is_integer():
+            return int(value)
+        case _ if number and key not in _WHOLE | _WORDS | {"knobs", "fresh"}:
+            return float(value)
+    raise ConfigInvalid(key, f"not a value for this setting: {value!r}")

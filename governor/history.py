@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from .guard import Slo
 from .trial import Feasible, Invalid, Outcome, TrialRecord, Violated
 
 FILE = "history.log"
+AFRESH = "fresh"
+"""The note after which earlier trials of its subject are no longer learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,15 @@ class History:
         state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self.path = state_dir / FILE
         self._digest = subject.digest
+        # A governor that has to begin again and again writes its subject down once.
+        known = any(row.get("kind") == "subject" and row.get("subject") == self._digest for row in read_log(self.path))
         self._log = AppendLog(self.path)
-        self._log.append({"kind": "subject", "subject": self._digest, **_plain(subject)})
+        try:
+            if not known:
+                self._log.append({"kind": "subject", "subject": self._digest, **_plain(subject)})
+        except OSError:
+            self.close()
+            raise
 
     def add(self, record: TrialRecord, at_s: float) -> None:
         """Append one trial; `at_s` is its end on CLOCK_MONOTONIC."""
@@ -53,11 +62,11 @@ class History:
         """Append something that is not a trial, such as the point held from now on."""
         self._log.append({"kind": event, "subject": self._digest, "at_s": at_s, **details})
 
-    def trials(self) -> Iterator[TrialRecord]:
-        """Trials of the same subject, of this run and of earlier ones, oldest first."""
-        for row in read_log(self.path):
-            if row.get("kind") == "trial" and row.get("subject") == self._digest:
-                yield from_json(row)
+    def trials(self) -> list[TrialRecord]:
+        """Trials of the same subject, of this run and of earlier ones, oldest first, since it was last begun afresh."""
+        rows = [row for row in read_log(self.path) if row.get("subject") == self._digest]
+        begins = [number for number, row in enumerate(rows) if row.get("kind") == AFRESH]
+        return [from_json(row) for row in rows[max(begins, default=0) :] if row.get("kind") == "trial"]
 
     def close(self) -> None:
         """Close the log."""

@@ -16,27 +16,51 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol
 
 from boards.clocks import ClockPoint
+from telemetry.instance_page import Knobs
 
 from .config import Config
 from .errors import ClockdUnavailable, GovernorError, LeaseLost, LeaseRefused
 from .guard import Slo, Verdict, judge
 from .hand import Clocks, Hand
-from .reader import InstanceView, PageReader, Snapshot
+from .reader import InstanceView, Snapshot
 from .search import Best
 from .status import Phase, Status
 from .traffic import Traffic
-from .trial import HOPELESS, Invalid, Tick, TrialRecord, Violated, conclude
+from .trial import HOPELESS, Feasible, Invalid, Tick, TrialRecord, Violated, conclude
 from .tuning import Proposal, Tuning
 
 SETTLE_S = 0.6
 """After a change of clocks: the INA3221's running average of 430 ms, and the slowest clock's settling (EMC)."""
 
-DRAIN_S = 10.0
+SETTLE_MAX_S = 10.0
+"""Requests that arrived before the change must be answered by then."""
+
+DRAIN_S = 60.0
+"""How long the fastest point may take to work off a backlog before the next trial begins all the same."""
+
 RETRY_S = 1.0
 LOAD_CHANGE = 0.2
 log = logging.getLogger("teg.governor")
+
+
+class Pages(Protocol):
+    """What the governor sees of the device, and where it puts batch knobs; `PageReader` on a real one."""
+
+    def read(self) -> Snapshot:
+        """What the pages say now."""
+        ...
+
+    def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
+        """Set one instance's knobs for `ttl_s` seconds; an instance that has gone is passed over."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the pages."""
+        ...
 
 
 class Governor:
@@ -46,7 +70,7 @@ class Governor:
         self,
         config: Config,
         clocks: Clocks,
-        reader: PageReader,
+        reader: Pages,
         clock: Callable[[], float] = time.monotonic,
         executor: Executor | None = None,
     ) -> None:
@@ -104,11 +128,13 @@ class Governor:
         for view in now.instances:
             if (slo := self._slo(view)) is not None:
                 self._traffic.setdefault(view.info.instance, Traffic(slo)).add(view)
+        present = {view.info.instance for view in now.instances}
         if self._tuning is None:
+            self._traffic = {name: traffic for name, traffic in self._traffic.items() if name in present}
             self._begin(now)
             return
         self._hand.keep()
-        if now.board is None or {view.info.instance for view in now.instances} != set(self._tuning.instances):
+        if now.board is None or present != set(self._tuning.instances):
             self._start_over("instances" if now.board else "clockd")
             return
         phases = {
@@ -134,19 +160,24 @@ class Governor:
         else:
             slos = {name: traffic.slo for name, traffic in self._traffic.items()}
             self._tuning = Tuning(self.config, self._clocks.table(), now, slos)
+            # should it have to start over, the trials made from here on are worth keeping
+            self.config = replace(self.config, fresh=False)
             self.status.trials = self._tuning.trials
             self.status.slos = {self._tuning.instances[name].model: slo for name, slo in slos.items()}
-            self._throttle_events = now.board.throttle_events
             self._think(self._tuning)
 
     def _settle(self, tuning: Tuning, now: Snapshot) -> None:
         """Wait until clocks and sensors settled and every request in flight arrived after the change."""
         oldest = [traffic.oldest_arrival_ns / 1e9 for traffic in self._traffic.values() if traffic.in_flight]
         old = any(0 < arrival_s < self._hand.changed_s for arrival_s in oldest)
-        if self._clock() < self._until_s or (old and self._clock() < self._until_s + DRAIN_S):
+        if self._clock() < self._until_s or (old and self._clock() < self._until_s + SETTLE_MAX_S):
+            return
+        if old:
+            self._finish(tuning, TrialRecord(self.status.point, Invalid("backlog")))
             return
         self._mark()
         self._ticks = [counters(now)]
+        self._throttle_events = now.board.throttle_events if now.board else 0
         self._enter(Phase.MEASURING, self.config.trial_s)
 
     def _measure(self, tuning: Tuning, now: Snapshot) -> None:
@@ -155,7 +186,8 @@ class Governor:
             return
         if (tick := counters(now)).at_s > self._ticks[-1].at_s:
             self._ticks.append(tick)
-        overloaded = self._waits(now, HOPELESS)
+        # Hopeless is hopeless before the window ends, once something was served to learn from.
+        overloaded = self._waits(now, HOPELESS) and all(traffic.latencies_s for traffic in self._traffic.values())
         if self._clock() < self._until_s and not overloaded:
             return
         self._finish(tuning, self._conclude(tuning))
@@ -175,15 +207,17 @@ class Governor:
             self._try(tuning, proposal.next)
 
     def _hold(self, tuning: Tuning, now: Snapshot) -> None:
-        """Keep the best point; step back to the fastest one when a window breaks the objective."""
-        if self._clock() < self._until_s:
+        """Keep the best point; step back to the fastest one when a window, or a hopeless wait, breaks the objective."""
+        overloaded = self._waits(now, HOPELESS)
+        if self._clock() < self._until_s and not (overloaded and self.status.best is not None):
             return
-        broken = Verdict.BROKEN in self._judge(tuning)
+        broken = Verdict.BROKEN in self._judge(tuning) or overloaded
+        worst = HOPELESS if overloaded else max(traffic.share_of_limit for traffic in self._traffic.values())
         self._mark()
         if broken and self.status.best is not None:
             log.warning("the objective was broken at %s: back to the fastest point", self.status.point)
-            worst_s = max(self.status.latency_s.values())
-            lesson = TrialRecord(self.status.point, Violated(), self.status.best.energy_j, worst_s)
+            latency_s = worst * next(iter(self._traffic.values())).slo.limit_s
+            lesson = TrialRecord(self.status.point, Violated(), self.status.best.energy_j, latency_s)
             tuning.finish(lesson, self._clock())
             self._move(tuning, tuning.fastest())
             self._enter(Phase.COOLING, self.config.cooldown_s)
@@ -213,17 +247,21 @@ class Governor:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
         tuning.finish(record, self._clock())
         self._repeated = isinstance(record.outcome, Invalid) and not self._repeated
-        if self._repeated:
-            self._try(tuning, record.point)
-            return
-        if isinstance(record.outcome, Violated):
+        if not isinstance(record.outcome, Feasible):
             self._move(tuning, tuning.fastest())
-        self._think(tuning)
+        if self._repeated:
+            self._proposal = Future()
+            self._proposal.set_result(Proposal(record.point, self.status.best))
+            self._enter(Phase.PROPOSING, DRAIN_S)
+        else:
+            self._think(tuning)
 
     def _conclude(self, tuning: Tuning) -> TrialRecord:
         span_s = self._ticks[-1].at_s - self._ticks[0].at_s
         limits = tuning.batch_limits(self.status.point)
         if any(load_changed(traffic.rate_hz, traffic.seen, span_s) for traffic in self._traffic.values()):
+            for traffic in self._traffic.values():
+                traffic.forget()
             return TrialRecord(self.status.point, Invalid("load"), window_s=span_s)
         failed = sum(traffic.failed for traffic in self._traffic.values())
         windows = [traffic.window(limits[name]) for name, traffic in self._traffic.items()]
@@ -234,7 +272,6 @@ class Governor:
         if now.board is None:
             return "clockd"
         if now.board.throttle_events > self._throttle_events:
-            self._throttle_events = now.board.throttle_events
             return "throttled"
         return None if self._hand.honoured(ClockPoint(*now.board.observed)) else "clocks"
 
@@ -276,13 +313,20 @@ class Governor:
             self.status.faults[why] += 1
             log.warning("%s: %s", why, error)
         if self._tuning and self.status.phase is Phase.MEASURING:
-            self._tuning.finish(TrialRecord(self.status.point, Invalid(why)), self._clock())
+            self._lose_trial(self._tuning, why)
         self._drop_tuning()
-        self._proposal = None
+        self._proposal, self._repeated = None, False
         self._hand.drop()
         self._traffic = {}
         self._enter(Phase.WAITING, RETRY_S)
         self.status.detail = f"after {why}"
+
+    def _lose_trial(self, tuning: Tuning, why: str) -> None:
+        try:
+            tuning.finish(TrialRecord(self.status.point, Invalid(why)), self._clock())
+        except OSError as error:
+            # A full disk may be the very reason for starting over.
+            log.warning("the lost trial could not be written down: %s", error)
 
     def _drop_tuning(self) -> None:
         if self._tuning:

@@ -11,7 +11,7 @@ from telemetry.instance_page import Sample, Status
 
 from .guard import Slo
 from .reader import InstanceView
-from .trial import ModelWindow
+from .trial import HOPELESS, ModelWindow
 
 ARRIVALS = 1500
 """Arrivals remembered; the trace against which every trial of a run is replayed."""
@@ -41,6 +41,10 @@ class Traffic:
         """Begin a new window."""
         self._since.clear()
 
+    def forget(self) -> None:
+        """Forget what arrived before the window: the load is no longer what it was."""
+        self._arrivals_s = deque((sample.arrival_ns / 1e9 for sample in self._since), maxlen=ARRIVALS)
+
     def waited_s(self, now_ns: int) -> float:
         """How long the oldest request in flight has waited, 0 if there is none."""
         return (now_ns - self.oldest_arrival_ns) / 1e9 if self.in_flight and self.oldest_arrival_ns else 0.0
@@ -69,6 +73,13 @@ class Traffic:
     def seen(self) -> int:
         """Requests that ended within the window."""
         return len(self._since)
+
+    @property
+    def share_of_limit(self) -> float:
+        """The window's constrained quantile over its limit; a failed request counts as `HOPELESS`; 0 if empty."""
+        answered = [min(HOPELESS, latency_s / self.slo.limit_s) for latency_s in self.latencies_s]
+        shares = answered + [HOPELESS] * self.failed
+        return quantile(shares, self.slo.quantile) if shares else 0.0
 
     @property
     def quantile_s(self) -> float | None:

@@ -10,6 +10,7 @@ of the whole run (`predictor.queueing`), which also makes trials comparable with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -133,10 +134,10 @@ def latency_at_load_s(window: ModelWindow) -> float:
 def conclude(
     point: dict[str, float], ticks: Sequence[Tick], models: Sequence[ModelWindow], failed: int = 0
 ) -> TrialRecord:
-    """The record of one trial; `Invalid("idle")` if a model served nothing in the window.
+    """The record of one trial; `Invalid` if a model served nothing (`idle`) or no joules were counted (`energy`).
 
-    A failed request is a violation. With several models the latency is that of the one nearest its limit, expressed in
-    the first model's seconds.
+    A failed request is a violation: the share of them lifts the latency from the limit towards a hopeless one. With
+    several models the latency is that of the one nearest its limit, expressed in the first model's seconds.
     """
     requests = sum(len(model.samples) for model in models)
     span_s = ticks[-1].at_s - ticks[0].at_s if len(ticks) > 1 else 0.0
@@ -145,7 +146,11 @@ def conclude(
         predicted = max(latency_at_load_s(model) / model.slo.limit_s for model in models)
     except (ValueError, IndexError):
         return TrialRecord(point, Invalid("idle"), window_s=span_s, requests=requests)
-    outcome = Violated() if failed or predicted > 1.0 else Feasible()
+    if not (math.isfinite(energy_j) and energy_j > 0):
+        return TrialRecord(point, Invalid("energy"), window_s=span_s, requests=requests)
+    if failed:
+        predicted = max(predicted, 1.0 + (HOPELESS - 1.0) * failed / (failed + requests))
+    outcome = Violated() if predicted > 1.0 else Feasible()
     measured = max(_measured_s(model) / model.slo.limit_s for model in models)
     unit_s = models[0].slo.limit_s
     return TrialRecord(point, outcome, energy_j, predicted * unit_s, span_s, requests, measured * unit_s)

@@ -12,7 +12,7 @@ from boards.clocks import ClockPoint, ClockTable
 from .config import Config
 from .errors import Infeasible
 from .guard import Slo
-from .history import History, Subject
+from .history import AFRESH, History, Subject
 from .reader import Snapshot
 from .search import Best, Search
 from .traffic import batch_values
@@ -45,9 +45,10 @@ class Tuning:
         self._search = Search(knobs, next(iter(slos.values())).limit_s, config.seed)
         self._table = table
         self._budget = config.trials
-        if not config.fresh:
-            for record in self.history.trials():
-                self.learn(record)
+        if config.fresh:
+            self.history.note(AFRESH, now.now_ns / 1e9)
+        for record in self.history.trials():
+            self.learn(record)
 
     def propose(self) -> Proposal:
         """What to try next, and the best so far. Takes a second or more on a slow processor."""

@@ -9,6 +9,7 @@ comparison (common random numbers), which is why a short trial can be judged on 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,9 @@ def quantile(values: Sequence[float], q: float) -> float:
     if not values:
         raise ValueError("no values to take a quantile of")
     ordered = sorted(values)
-    rank = -(-q * len(ordered) // 1)
-    return ordered[min(len(ordered), max(1, int(rank))) - 1]
+    # rounded first: 0.55 * 100 is a hair above 55
+    rank = math.ceil(round(q * len(ordered), 9))
+    return ordered[min(len(ordered), max(1, rank)) - 1]
 
 
 def replay(
@@ -122,6 +124,5 @@ def replay(
 
 def _residual_s(vacation: Vacation, idle_s: float, rng: random.Random) -> float:
     """What is left of the vacation that an arrival after `idle_s` of idleness interrupts."""
-    if vacation.slice_s <= 0 or rng.random() >= vacation.duty:
-        return 0.0
-    return min(idle_s, vacation.slice_s) * rng.random()
+    away, left = rng.random() < vacation.duty, rng.random()
+    return min(idle_s, vacation.slice_s) * left if away else 0.0

@@ -42,6 +42,7 @@ class TrialProgress:
 
     def update(self, status: Status) -> None:
         """Show where the governor stands and the trials finished since."""
+        self._shown = min(self._shown, len(status.trials))
         for trial in status.trials[self._shown :]:
             line = f"trial {self._shown + 1:3d}  {describe(trial)}"
             self._shown += 1

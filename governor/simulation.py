@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A board, its clockd and the models it serves in virtual time: what the governor's `Clocks` and `Pages` show.
+
+For tests and rehearsals. Requests arrive as Poisson processes, wait in line and are served in batches on one device;
+how long a batch takes and what the board draws follow `boards.physics` at the clocks in force. Nothing sleeps: time
+passes in `Simulation.step`, so that an hour of governing takes seconds. All figures are those of a virtual board.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from boards.clocks import KNOBS, Applied, ClockPoint, ClockTable
+from boards.physics import idle_power_w, shipped
+from telemetry.board_page import BoardReading
+from telemetry.instance_page import InstanceInfo, Knobs, Sample, Status
+
+from .errors import ClockdUnavailable, LeaseLost, LeaseRefused
+from .reader import InstanceView, Snapshot
+
+T = TypeVar("T")
+SETTLE_S = 0.05
+JITTER = 0.02
+"""Standard deviation of the log of service times."""
+
+TABLE = ClockTable(
+    gpu_hz=(306_000_000, 612_000_000, 918_000_000, 1_300_500_000),
+    gpu_min_hz=(306_000_000, 612_000_000, 918_000_000, 1_300_500_000),
+    emc_hz=(665_600_000, 2_133_000_000, 3_199_000_000),
+    cpu_hz=(729_600_000, 1_497_600_000, 2_201_600_000),
+    cores=(4, 8, 12),
+)
+"""A few of the AGX Orin's values."""
+
+
+class Inline(Executor):
+    """Does at once what it is given: the search thinks in no time at all."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """The finished future of `work`."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(work(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as in any executor, whoever asks for the result gets the error
+            future.set_exception(error)
+        return future
+
+
+class SimulatedBoard:
+    """Clockd and its board. What may go wrong is an attribute: set one, and the fault lasts until it is set back."""
+
+    def __init__(self, clock: Callable[[], float], table: ClockTable = TABLE) -> None:
+        self.running = True
+        self.honours = True
+        """False: every lease is granted, and the clocks stay where they are."""
+        self.refusal = ""
+        """The kind of error with which every lease is refused; empty: none is."""
+        self.throttle_events = 0
+        self._clock = clock
+        self._table = table
+        self._leased: ClockPoint | None = None
+        self._expires_s = 0.0
+
+    @property
+    def point(self) -> ClockPoint:
+        """The clocks in force: those leased over the board's own, which are its maximum."""
+        own = self._table.maximum()
+        if not self.leased or self._leased is None or not self.honours:
+            return own
+        chosen = {knob: value for knob in KNOBS if (value := getattr(self._leased, knob)) is not None}
+        return replace(own, **chosen)
+
+    @property
+    def leased(self) -> bool:
+        """Whether a lease is in force."""
+        return self._leased is not None and self._clock() < self._expires_s
+
+    def stop(self) -> None:
+        """End clockd: the lease with it, its answers and its page. `start` brings back the last two."""
+        self._leased, self.running = None, False
+
+    def start(self) -> None:
+        """Start clockd again."""
+        self.running = True
+
+    def take_back(self) -> None:
+        """End the lease, as clockd does when it has to."""
+        self._leased = None
+
+    def table(self) -> ClockTable:
+        """The values the board offers."""
+        self._answer()
+        return self._table
+
+    def lease(self, point: ClockPoint, ttl_s: float) -> Applied:
+        """Hold `point` for `ttl_s` seconds; raises `LeaseRefused`."""
+        self._answer()
+        if self.refusal or not self._table.offers(point):
+            raise LeaseRefused(self.refusal or "not_offered", f"{point}")
+        self._leased, self._expires_s = point, self._clock() + ttl_s
+        return Applied(point, self.point, SETTLE_S)
+
+    def renew(self, ttl_s: float) -> None:
+        """Hold it for another `ttl_s` seconds; raises `LeaseLost`."""
+        self._held()
+        self._expires_s = self._clock() + ttl_s
+
+    def release(self) -> None:
+        """Give the clocks back; raises `LeaseLost` if they were given back already."""
+        self._held()
+        self._leased = None
+
+    def _answer(self) -> None:
+        if not self.running:
+            raise ClockdUnavailable(Path("simulated"), "nobody answers")
+
+    def _held(self) -> None:
+        self._answer()
+        if not self.leased:
+            raise LeaseLost("no lease is in force")
+
+
+class SimulatedModel:
+    """One served instance: its line of requests, and what its page says."""
+
+    def __init__(self, info: InstanceInfo, rate_hz: float, seed: int = 0) -> None:
+        self.info = info
+        self.failing = False
+        """True: every batch that ends from now on ends in an error."""
+        self.finished: list[Sample] = []
+        """Every request so far, in order of its end."""
+        self.workload = shipped(info.virtual_workload)
+        self.rng = random.Random(f"{seed}/{info.instance}")  # noqa: S311 - a simulation, nothing secret
+        self.busy_s = 0.0
+        self.waiting: deque[float] = deque()
+        """Arrivals of the requests in line."""
+        self.serving: tuple[float, ...] = ()
+        """Arrivals of the batch that runs."""
+        self._knobs = (Knobs(info.max_batch, info.batch_wait_ns), 0.0)
+        self._shown = 0
+        self.offer(rate_hz)
+
+    def offer(self, rate_hz: float) -> None:
+        """Let requests arrive at this rate from now on; 0 stops them."""
+        self._rate_hz = rate_hz
+        self._next_s: float | None = None
+
+    def next_arrival_s(self, now_s: float) -> float:
+        """When the next request arrives; infinite if none does."""
+        if self._next_s is None:
+            self._next_s = now_s + (self.rng.expovariate(self._rate_hz) if self._rate_hz else math.inf)
+        return self._next_s
+
+    def arrive(self, now_s: float) -> None:
+        """Put the requests that are due in line."""
+        while self.next_arrival_s(now_s) <= now_s:
+            arrival_s = self.next_arrival_s(now_s)
+            self.waiting.append(arrival_s)
+            self._next_s = arrival_s + self.rng.expovariate(self._rate_hz)
+
+    def begin(self, point: ClockPoint, now_s: float) -> float:
+        """Begin a batch of those who wait; when it will end."""
+        size = min(len(self.waiting), self.batch_limit(now_s))
+        self.serving = tuple(self.waiting.popleft() for _ in range(size))
+        return now_s + self.workload.latency_s(point, size) * math.exp(self.rng.gauss(0.0, JITTER))
+
+    def end(self, start_s: float, end_s: float) -> None:
+        """Answer the batch that runs."""
+        status, size = (Status.FAILED if self.failing else Status.OK), len(self.serving)
+        for arrival_s in self.serving:
+            self.finished.append(Sample(round(arrival_s * 1e9), round(start_s * 1e9), round(end_s * 1e9), size, status))
+        self.serving = ()
+
+    def take_knobs(self, knobs: Knobs, until_s: float) -> None:
+        """Obey the governor's knobs until then."""
+        self._knobs = (knobs, until_s)
+
+    def batch_limit(self, now_s: float) -> int:
+        """The limit in force: the governor's until it expires, else the model's own."""
+        knobs, until_s = self._knobs
+        return knobs.batch_limit if now_s < until_s else self.info.max_batch
+
+    def view(self, now_s: float) -> InstanceView:
+        """What the page shows, with the samples that finished since the view before."""
+        samples, self._shown = tuple(self.finished[self._shown :]), len(self.finished)
+        line = (*self.serving, *self.waiting)
+        gate = len(line), round(min(line, default=0.0) * 1e9)
+        applied = Knobs(self.batch_limit(now_s), self.info.batch_wait_ns)
+        return InstanceView(self.info, samples, 0, *gate, round(self.busy_s * 1e9), len(self.finished), applied)
+
+
+class Simulation:
+    """The whole device, and the governor's `Pages`. `models` may be changed between two steps."""
+
+    def __init__(self, models: list[SimulatedModel], start_s: float = 1000.0, table: ClockTable = TABLE) -> None:
+        self.now_s = start_s
+        self.models = models
+        self.board = SimulatedBoard(self.clock, table)
+        self.energy_j = 0.0
+        self._power_w = 0.0
+        self._batch: tuple[SimulatedModel, float, float] | None = None
+        """The model whose batch runs, its start and its end: there is one device."""
+
+    def clock(self) -> float:
+        """Virtual seconds."""
+        return self.now_s
+
+    def step(self, dt_s: float) -> None:
+        """Let `dt_s` seconds pass; clocks and knobs that expire within a step hold until its end."""
+        until_s, start_j = self.now_s + dt_s, self.energy_j
+        point = self.board.point
+        while self.now_s < until_s:
+            events_s = [until_s, *(model.next_arrival_s(self.now_s) for model in self.models)]
+            if self._batch:
+                events_s.append(self._batch[2])
+            self._pass(point, min(events_s))
+            for model in self.models:
+                model.arrive(self.now_s)
+            self._serve(point)
+        self._power_w = (self.energy_j - start_j) / dt_s
+
+    def read(self) -> Snapshot:
+        """What the pages say now."""
+        board = self._reading() if self.board.running else None
+        return Snapshot(round(self.now_s * 1e9), board, tuple(model.view(self.now_s) for model in self.models))
+
+    def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
+        """Set one instance's knobs for `ttl_s` seconds."""
+        for model in self.models:
+            if model.info.instance == instance:
+                model.take_knobs(knobs, self.now_s + ttl_s)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _pass(self, point: ClockPoint, until_s: float) -> None:
+        """Charge the time until then to the board, and to the model whose batch runs."""
+        dt_s, power_w = until_s - self.now_s, idle_power_w(point)
+        if self._batch:
+            model = self._batch[0]
+            model.busy_s += dt_s
+            power_w = model.workload.busy_power_w(point, len(model.serving))
+        self.energy_j += power_w * dt_s
+        self.now_s = until_s
+
+    def _serve(self, point: ClockPoint) -> None:
+        """End the batch that is done, and begin one for the model whose request has waited longest."""
+        if self._batch and self._batch[2] <= self.now_s:
+            model, start_s, end_s = self._batch
+            model.end(start_s, end_s)
+            self._batch = None
+        waiting = [model for model in self.models if model.waiting]
+        if self._batch is None and waiting:
+            model = min(waiting, key=lambda candidate: candidate.waiting[0])
+            self._batch = (model, self.now_s, model.begin(point, self.now_s))
+
+    def _reading(self) -> BoardReading:
+        board = self.board
+        clocks, leased = board.point.values(), board.leased
+        energy = (self.energy_j, 0.0, self._power_w)
+        return BoardReading(
+            "virtual:simulated",
+            True,
+            False,
+            round(self.now_s * 1e9),
+            clocks,
+            clocks,
+            *energy,
+            int(leased),
+            0,
+            board.throttle_events,
+            0,
+        )
