@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building the example models: weights into a Triton model repository, nothing downloaded.
 
-`digits_cnn` is trained, `digits_cnn_onnx` exported from it, the others get seeded weights or a local checkpoint's.
+`digits_cnn` is trained, `digits_cnn_onnx` exported from it, the others get seeded weights or a local checkpoint's;
+`resnet18` is exported to ONNX as well and served from that.
 Seeded convnets are scaled layer by layer on noise, without which a deep one fades to denormal numbers or overflows.
 """
 
@@ -33,6 +34,9 @@ ACCURACY = "accuracy.json"
 MODELS = ("digits_cnn", "digits_cnn_onnx", "resnet18", "efficientnet_b0", "bert_mini", "bert_base")
 DEFAULT_MODELS = tuple(name for name in MODELS if name != "bert_base")
 """Without the one whose weights take 440 MB."""
+
+SERVED_AS_ONNX = ("resnet18",)
+"""Exported beside their safetensors: onnxruntime fuses what eager torch does not, 0.65 of the CPU time per image."""
 
 _CALIBRATION_BATCH = 8
 _CALIBRATION_ROUNDS = 2
@@ -111,6 +115,8 @@ def _write_weights(folder: Path, name: str, checkpoint: Path | None) -> None:
     else:
         _calibrate(module, architecture(name).inputs[0].dims)
     _save(module, folder)
+    if name in SERVED_AS_ONNX:
+        _export(module.eval(), torch.zeros(1, *architecture(name).inputs[0].dims), folder / ONNX)
 
 
 def _calibrate(module: nn.Module, dims: tuple[int, ...]) -> None:
@@ -161,6 +167,8 @@ def _export(module: nn.Module, image: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
         # The newer exporter needs onnxscript; torch is pinned, so the older one cannot vanish unseen.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # Checks of the input's shape become constants, as they should.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
             module,
             (image,),

@@ -20,7 +20,7 @@ from governor.server import TritonServer
 from model_repository.architectures import architecture
 from telemetry.instance_page import Counter, InstancePage
 
-SERVED = ["digits_cnn", "digits_cnn_onnx", "efficientnet_b0", "bert_mini"]
+SERVED = ["digits_cnn", "digits_cnn_onnx", "efficientnet_b0", "resnet18", "bert_mini"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_served_digits_are_recognised(served: TritonServer, model: str) -> None:
     assert right / len(images) >= digits.REQUIRED_ACCURACY
 
 
-@pytest.mark.parametrize("model", ["efficientnet_b0", "bert_mini"])
+@pytest.mark.parametrize("model", ["efficientnet_b0", "resnet18", "bert_mini"])
 def test_served_answers_are_those_of_plain_torch(served: TritonServer, model: str) -> None:
     """Served by the backend, transformers inside it, a model gives the logits of the same weights in plain PyTorch."""
     known = architecture(model)

@@ -45,8 +45,8 @@ def test_configuration_is_for_the_governed_backend(name: str) -> None:
     assert config.max_batch_size > 1
     assert config.HasField("dynamic_batching")
     assert [(g.kind, g.count) for g in config.instance_group] == [(model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)]
-    assert parameters["engine"] == ("onnx" if name.endswith("_onnx") else "torch")
-    assert parameters["model_file"] == ("model.onnx" if name.endswith("_onnx") else "model.safetensors")
+    engines = {".onnx": "onnx", ".safetensors": "torch"}
+    assert parameters["engine"] == engines[Path(parameters["model_file"]).suffix]
     assert parameters["threads"] == "1", "a second thread beside other work costs far more than it brings"
     assert parameters["virtual_workload"] == ("bert" if name.startswith("bert") else "resnet")
     assert 0 < float(parameters["slo_quantile"]) < 1
