@@ -71,7 +71,8 @@ def find_installation(binary: Path | None = None) -> Installation:
     if binary is not None:
         if not binary.is_file():
             raise ServerNotInstalled(f"{binary} is not a file")
-        return Installation(binary, binary.resolve().parent.parent / "backends", (libpython,))
+        root = binary.resolve().parent.parent
+        return Installation(binary, root / "backends", (libpython, root / "lib"))
     site = Path(sysconfig.get_path("purelib"))
     wheel = site / "pytriton" / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

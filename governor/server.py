@@ -223,10 +223,11 @@ class TritonServer:
         self.ports = _with_free_ports(self.ports, self.address)
         self.api_key = secrets.token_urlsafe(24)
         durable.replace(self.run_dir.api_key, self.api_key.encode(), mode=0o600)
+        inherited = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
-            "LD_LIBRARY_PATH": ":".join(str(path) for path in installation.library_path),
+            "LD_LIBRARY_PATH": ":".join([*map(str, installation.library_path), *inherited]),
             "TEG_RUN_DIR": str(self.run_dir.root),
         }
         with contextlib.ExitStack() as files:

@@ -77,7 +77,7 @@ def test_batches_form_behind_a_busy_engine(
     answers: Answers, busy: Callable[[str, float], None], eventually: Callable[..., None]
 ) -> None:
     """Requests that arrive while the engine works share the next batches, up to max_batch_size, each its own shape."""
-    busy("passed_on", 300)
+    busy("passed_on", 1000)
     for index in range(10):
         answers.ask("passed_on", x(1), f"narrow {index}")
     for index in range(3):
@@ -98,7 +98,7 @@ def test_knobs_rule_while_they_are_fresh(
     page = open_page("passed_on")
     page.write_knobs(Knobs(2, 0), ttl_s=30)
     eventually(lambda: page.applied == Knobs(2, 0), within_s=1)
-    busy("passed_on", 200)
+    busy("passed_on", 600)
     for index in range(4):
         answers.ask("passed_on", x(1), f"{index}")
     eventually(lambda: answers.complete)
@@ -187,7 +187,7 @@ def test_batch_limit_changes_under_load_without_a_failure(
 
 def test_queue_limit(answers: Answers, busy: Callable[[str, float], None], eventually: Callable[..., None]) -> None:
     """max_queue_size holds for requests that wait behind us, not only in Triton's own queue."""
-    busy("bounded", 400)
+    busy("bounded", 1500)
     for index in range(16):
         answers.ask("bounded", x(1), f"{index}")
     eventually(lambda: answers.complete)
@@ -197,21 +197,35 @@ def test_queue_limit(answers: Answers, busy: Callable[[str, float], None], event
         assert "maximum queue size" in error.message()
 
 
-def test_levels(answers: Answers, busy: Callable[[str, float], None], eventually: Callable[..., None]) -> None:
+def test_levels(
+    answers: Answers,
+    busy: Callable[[str, float], None],
+    open_page: Callable[[str], InstancePage],
+    eventually: Callable[..., None],
+) -> None:
     """A request of level 1 overtakes those of the default level that wait, and level 3 is overtaken by them."""
-    busy("levels", 200)
-    answers.ask("levels", x(10), "low", parameters={"teg_priority": 3})
+    page = open_page("levels")
+    busy("levels", 1500)
+    answers.ask("levels", x(30), "low", parameters={"teg_priority": 3})
     for _ in range(3):
-        answers.ask("levels", x(10), "default")
-    answers.ask("levels", x(10), "high", parameters={"teg_priority": 1})
+        answers.ask("levels", x(30), "default")
+    answers.ask("levels", x(30), "high", parameters={"teg_priority": 1})
+    eventually(lambda: page.in_flight == 6, within_s=1.4)
     eventually(lambda: answers.complete)
     assert answers.order == ["occupant", "high", "default", "default", "default", "low"]
 
 
-def test_timeouts(answers: Answers, busy: Callable[[str, float], None], eventually: Callable[..., None]) -> None:
+def test_timeouts(
+    answers: Answers,
+    busy: Callable[[str, float], None],
+    open_page: Callable[[str], InstancePage],
+    eventually: Callable[..., None],
+) -> None:
     """Who has waited longer than the policy allows, or than it asked for itself, is refused unserved."""
-    busy("hasty", 60)
-    answers.ask("hasty", x(200), "in time")
+    page = open_page("hasty")
+    busy("hasty", 300)
+    answers.ask("hasty", x(800), "in time")
+    eventually(lambda: page.in_flight == 2)  # calls sent together may arrive in any order
     answers.ask("hasty", x(1), "impatient", timeout=20_000)
     answers.ask("hasty", x(1), "too late")
     eventually(lambda: answers.complete)
@@ -228,7 +242,7 @@ def test_cancellation(
 ) -> None:
     """A request cancelled while it waits is never executed, and leaves the gate."""
     page = open_page("passed_on")
-    busy("passed_on", 300)
+    busy("passed_on", 1000)
     before = page.counter(Counter.SAMPLES)
     call = answers.ask("passed_on", x(250, width=3), "cancelled")
     answers.ask("passed_on", x(1, width=4), "kept")

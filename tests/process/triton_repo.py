@@ -76,7 +76,7 @@ def build(repository: Path) -> list[str]:
     delegated(
         repository,
         "hasty",
-        "default_queue_policy { default_timeout_microseconds: 100000 allow_timeout_override: true }",
+        "default_queue_policy { default_timeout_microseconds: 600000 allow_timeout_override: true }",
         max_batch_size=1,
     )
     for kind, dtype in (("bytes", "TYPE_STRING"), ("open", "TYPE_FP32")):
