@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a window says about a point, on windows whose truth is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from governor.guard import Slo
+from governor.trial import (
+    HOPELESS,
+    Feasible,
+    Invalid,
+    ModelWindow,
+    Tick,
+    Violated,
+    conclude,
+    energy_per_request_j,
+    latency_at_load_s,
+    service_times,
+)
+from telemetry.instance_page import Sample, Status
+
+IDLE_W, BUSY_W, SERVICE_S, RATE_HZ = 10.0, 40.0, 0.02, 15.0
+SLO = Slo(0.95, 0.1)
+POINT = {"gpu_hz": 306_000_000.0}
+EXACT_J = (IDLE_W + (BUSY_W - IDLE_W) * RATE_HZ * SERVICE_S) / RATE_HZ
+
+
+def ticks(per_segment: Sequence[int], segment_s: float = 0.5) -> list[Tick]:
+    """Ten ticks a segment, on a board whose power is linear in its busy share; so many requests in each segment."""
+    rows = [Tick(0.0, 0.0, 0.0, 0)]
+    for count in per_segment:
+        for _ in range(10):
+            dt_s, busy_s = segment_s / 10, count * SERVICE_S / 10
+            last = rows[-1]
+            energy_j = last.energy_j + IDLE_W * dt_s + (BUSY_W - IDLE_W) * busy_s
+            rows.append(Tick(last.at_s + dt_s, energy_j, last.busy_s + busy_s, last.requests))
+        rows[-1] = Tick(rows[-1].at_s, rows[-1].energy_j, rows[-1].busy_s, rows[-1].requests + count)
+    return rows
+
+
+def samples(number: int, service_s: float = SERVICE_S, status: Status = Status.OK, batch: int = 1) -> list[Sample]:
+    times = [(round(index / RATE_HZ * 1e9), round(service_s * 1e9)) for index in range(number)]
+    return [Sample(start_ns, start_ns, start_ns + long_ns, batch, status) for start_ns, long_ns in times]
+
+
+def arrivals(number: int = 1500, rate_hz: float = RATE_HZ, seed: int = 1) -> tuple[float, ...]:
+    rng, now_s, times = random.Random(seed), 0.0, []
+    for _ in range(number):
+        times.append(now_s)
+        now_s += rng.expovariate(rate_hz)
+    return tuple(times)
+
+
+def window(number: int = 75, service_s: float = SERVICE_S, slo: Slo = SLO) -> ModelWindow:
+    return ModelWindow(tuple(samples(number, service_s)), arrivals(), slo, batch_limit=1)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3, 4, 5, 6])
+def test_energy_is_that_of_the_offered_load_however_lucky_the_window(seed: int) -> None:
+    """Power linear in the busy share: the exact joules per request come back from any Poisson window."""
+    rng = random.Random(seed)
+    counts = [sum(rng.random() < RATE_HZ / 200 for _ in range(100)) for _ in range(10)]
+    measured = ticks(counts)
+    naive_j = measured[-1].energy_j / measured[-1].requests
+    assert energy_per_request_j(measured, RATE_HZ) == pytest.approx(EXACT_J, rel=1e-6)
+    assert abs(naive_j / EXACT_J - 1) > 1e-3
+
+
+def test_a_window_without_variation_is_taken_as_it_is() -> None:
+    """Where busy share never differs there is no line to fit: the mean power over the offered load."""
+    assert energy_per_request_j(ticks([8] * 8), 16.0) == pytest.approx((IDLE_W + 30.0 * 0.32) / 16.0)
+
+
+@pytest.mark.parametrize(("counts", "rate_hz"), [([0, 0, 0], 15.0), ([5, 5], 0.0), ([], 15.0)])
+def test_no_requests_no_energy_per_request(counts: list[int], rate_hz: float) -> None:
+    """Without requests, load or time there is no such figure."""
+    with pytest.raises(ValueError, match="no energy per request"):
+        energy_per_request_j(ticks(counts), rate_hz)
+
+
+def test_a_batch_counts_once() -> None:
+    """Four requests of one batch are one service time."""
+    batch = [Sample(at_ns, 50, 1_050, 4, Status.OK) for at_ns in (10, 20, 30, 40)]
+    assert service_times([*batch, Sample(0, 0, 9, 1, Status.FAILED)]).seconds == {4: (1e-6,)}
+
+
+def test_latency_is_replayed_against_the_whole_run() -> None:
+    """Two windows that saw other requests but the same service times are given the same latency."""
+    early, late = window(30), window(80)
+    assert latency_at_load_s(early) == latency_at_load_s(late) > SERVICE_S
+
+
+def test_latency_grows_with_service_time_up_to_hopeless() -> None:
+    """Slower service is a higher quantile; beyond four limits it is reported as four limits."""
+    figures = [latency_at_load_s(window(service_s=seconds)) for seconds in (0.01, 0.02, 0.04, 0.1)]
+    assert figures == sorted(figures)
+    assert figures[-1] == HOPELESS * SLO.limit_s
+
+
+def test_a_good_window_is_feasible() -> None:
+    """Energy at the offered load, the replayed latency, and the window's own beside it."""
+    record = conclude(POINT, ticks([7, 8, 6, 9, 7, 8]), [window()])
+    rate_hz = window().rate_hz
+    assert record.outcome == Feasible()
+    assert record.energy_j == pytest.approx((IDLE_W + 30.0 * rate_hz * SERVICE_S) / rate_hz)
+    assert record.latency_s == latency_at_load_s(window())
+    assert record.measured_latency_s == pytest.approx(SERVICE_S)
+    assert (record.requests, record.window_s) == (75, pytest.approx(3.0))
+
+
+def test_a_slow_window_is_violated() -> None:
+    """The quantile at the offered load lies beyond the limit."""
+    record = conclude(POINT, ticks([7, 8, 6, 9]), [window(service_s=0.06)])
+    assert record.outcome == Violated()
+    assert record.latency_s is not None
+    assert record.latency_s > SLO.limit_s
+
+
+@pytest.mark.parametrize("failed", [1, 10, 1000])
+def test_failures_violate_and_say_so_in_the_latency(failed: int) -> None:
+    """However fast the others were: the latency told lies beyond the limit, the further the more requests failed."""
+    record = conclude(POINT, ticks([7, 8, 6, 9]), [window()], failed)
+    assert record.outcome == Violated()
+    assert record.latency_s is not None
+    assert record.latency_s == pytest.approx(SLO.limit_s * (1 + 3 * failed / (failed + 75)))
+
+
+def test_nothing_served_is_idle() -> None:
+    """A window nobody used is invalid, and so is one in which every request failed: there is nothing to replay."""
+    empty = ModelWindow((), arrivals(), SLO, 1)
+    assert conclude(POINT, ticks([0, 0]), [empty]).outcome == Invalid("idle")
+    assert conclude(POINT, [], [window()]).outcome == Invalid("idle")
+    failures = ModelWindow(tuple(samples(9, status=Status.FAILED)), arrivals(), SLO, 1)
+    assert conclude(POINT, ticks([5, 4]), [failures], 9).outcome == Invalid("idle")
+
+
+def test_joules_that_did_not_move_are_no_measurement() -> None:
+    """An energy counter that stood still is a fault of the sensor, not free computing."""
+    still = [Tick(tick.at_s, 5.0, tick.busy_s, tick.requests) for tick in ticks([7, 8, 6])]
+    assert conclude(POINT, still, [window()]).outcome == Invalid("energy")
+
+
+def test_of_several_models_the_one_nearest_its_limit_counts() -> None:
+    """Its share of its own limit, in the first model's seconds; energy is shared by the requests of all."""
+    easy, hard = window(slo=Slo(0.95, 1.0)), window(slo=Slo(0.95, 0.03))
+    record = conclude(POINT, ticks([14, 16, 12, 18]), [easy, hard])
+    assert record.outcome == Violated()
+    assert record.latency_s == pytest.approx(1.0 * latency_at_load_s(hard) / 0.03)
+    assert record.energy_j == pytest.approx((IDLE_W + 30.0 * 2 * easy.rate_hz * SERVICE_S) / (2 * easy.rate_hz))
