@@ -16,9 +16,7 @@ from boards.physics import Workload, idle_power_w
 from governor.load import draw_arrivals
 from predictor.queueing import ServiceTimes, replay
 
-TRACE = 1500
-HOPELESS_STRETCH = 4.0
-"""Points slower than this at an offered load of half the capacity or more have no steady state worth a replay."""
+TRACE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +52,18 @@ class Oracle:
         power_w = idle_power_w(clocks) * (1 - run.busy_share) + busy_w * run.busy_share
         return Figure(clocks, batch, power_w / self.rate_hz, run.quantile_s(self.quantile))
 
-    def sweep(self, table: ClockTable, knobs: Sequence[str], batches: Sequence[int]) -> list[Figure]:
-        """The figures of every point of the table over the clocks in `knobs`, other clocks at their top."""
+    def sweep(self, table: ClockTable, knobs: Sequence[str], batches: Sequence[int], slowest: float) -> list[Figure]:
+        """The figures of every point of the table over the clocks in `knobs`, other clocks at their top.
+
+        Points that stretch a batch of one by more than `slowest` are left out: queueing only adds to that.
+        """
         top = table.maximum()
         axes = {name: getattr(table, name) if name in knobs else (getattr(top, name),) for name in CLOCKS}
         figures = []
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             clocks = ClockPoint(gpu_min_hz=point["gpu_hz"], **point)
-            if self.workload.slowdown(clocks, 1) <= HOPELESS_STRETCH:
+            if self.workload.slowdown(clocks, 1) <= slowest:
                 figures += [self.figure(clocks, batch) for batch in batches]
         return figures
 

@@ -168,7 +168,7 @@ def _export(module: nn.Module, image: Tensor, path: Path) -> None:
         # The newer exporter needs onnxscript; torch is pinned, so the older one cannot vanish unseen.
         warnings.simplefilter("ignore", DeprecationWarning)
         # Checks of the input's shape become constants, as they should.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             module,
             (image,),

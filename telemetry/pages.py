@@ -56,6 +56,8 @@ class Record:
             payload = raw[: self._check]
             if raw[self._check :] == _crc(payload):
                 return self._layout.unpack(payload)
+            if not any(raw):
+                return None
         return None
 
 

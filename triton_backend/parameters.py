@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -73,6 +73,7 @@ def parse(model_config: Json) -> BackendConfig:
     given = _parameters(model_config.get("parameters", {}))
     model = str(model_config["name"])
     engine = cast(EngineName, given.choice("engine", tuple(ENGINES), None))
+    inputs = _tensors(model_config.get("input", ()), "input")
     config = BackendConfig(
         model=model,
         engine=engine,
@@ -84,17 +85,28 @@ def parse(model_config: Json) -> BackendConfig:
         slo_weight=given.take("slo_weight", _number(0, 1e6, "a number above 0, at most 1000000"), 1.0),
         threads=given.take("threads", _whole(1, MAX_THREADS), 1),
         delegate_to=given.take("delegate_to", _name, ""),
-        virtual_workload=given.take("virtual_workload", _workload, ""),
+        virtual_workload=given.take("virtual_workload", _workload, likely_workload(inputs)),
         forbid_nan=given.take("forbid_nan", _flag, default=True),
         forbid_bad_utf8=given.take("forbid_bad_utf8", _flag, default=True),
         max_batch_size=_count(model_config.get("max_batch_size", 0), "max_batch_size"),
-        inputs=_tensors(model_config.get("input", ()), "input"),
+        inputs=inputs,
         outputs=_tensors(model_config.get("output", ()), "output"),
         queueing=_queueing(model_config.get("dynamic_batching") or {}),
     )
     given.refuse_rest()
     _consistent(config)
     return config
+
+
+def likely_workload(inputs: Sequence[TensorSpec]) -> str:
+    """The surface of a virtual board that a model most likely follows, by how much it computes per byte of its input.
+
+    Most for images (`resnet`: a convolution uses every weight at every pixel), less for token numbers (`bert`), least
+    for the rest (`lstm`).
+    """
+    if any(len(spec.dims) >= 3 for spec in inputs):
+        return "resnet"
+    return "bert" if any("INT" in spec.dtype for spec in inputs) else "lstm"
 
 
 def _consistent(config: BackendConfig) -> None:

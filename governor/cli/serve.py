@@ -23,8 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--run-dir", type=Path, help="where pages, ports and the API key go")
     parser.add_argument("--tritonserver", type=Path, metavar="PATH", help="another server than the wheel's")
     parser.add_argument("--address", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    for name in ("http", "grpc", "metrics"):
-        parser.add_argument(f"--{name}-port", type=_port, default=0, help="0 picks a free one (default)")
+    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        parser.add_argument(
+            f"--{name}-port", type=_port, default=port, help="0 picks a free one (default: %(default)s)"
+        )
     parser.add_argument("--publish", action="store_true", help="let the holder of the API key load new versions")
     parser.add_argument("--auto-complete", action="store_true", help="let models fill in what config.pbtxt leaves out")
     parser.add_argument("--keep-going", action="store_true", help="serve the other models if one does not load")

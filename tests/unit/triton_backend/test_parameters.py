@@ -55,6 +55,17 @@ def test_everything_stated(make_config: Make) -> None:
     assert not config.forbid_bad_utf8
 
 
+@pytest.mark.parametrize(
+    ("dtype", "dims", "workload"),
+    [("TYPE_FP32", [3, 224, 224], "resnet"), ("TYPE_INT64", [64], "bert"), ("TYPE_FP32", [40], "lstm")],
+)
+def test_a_surface_is_chosen_by_what_the_model_reads(dtype: str, dims: list[int], workload: str) -> None:
+    """Without `virtual_workload` images follow resnet, token numbers bert, anything else lstm."""
+    config = model_config(parameters={"engine": "torch"})
+    config["input"] = [{"name": "X", "data_type": dtype, "dims": dims}]
+    assert parse(config).virtual_workload == workload
+
+
 MALFORMED = [
     ("engine", ["", "Torch", "tensorflow", " torch"]),
     ("model_file", ["", "/etc/passwd", "../other/model.onnx", "a//b", ".hidden", "a\0b", "x" * 256]),
