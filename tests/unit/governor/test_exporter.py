@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The governor's metrics, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from governor.exporter import RETRY_S, Exporter
+from governor.guard import Slo
+from governor.search import Best
+from governor.status import Phase, Status
+from governor.trial import Feasible, Invalid, TrialRecord, Violated
+from telemetry.board_page import BoardReading
+from telemetry.metrics import GOVERNOR
+
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "metrics_governor.txt"
+POINT = {"gpu_hz": 612e6, "batch": 4.0}
+BOARD = BoardReading(
+    "virtual:agx-orin", True, False, 5_000_000_000,
+    (612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, None),
+    (612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, 12),
+    1234.5, 0.25, 17.75, 42, 8_000_000_000, 3, 1, {"VDD_GPU_SOC": 7.5, "VIN_SYS_5V0": 4.25}, {"cpu-thermal": 48.5},
+)  # fmt: skip
+
+
+class Source:
+    """Fixed figures."""
+
+    def __init__(self, status: Status | None = None, board: BoardReading | None = BOARD) -> None:
+        self._status = status or full_status()
+        self._board = board
+
+    def status(self) -> Status:
+        return self._status
+
+    def board(self) -> BoardReading | None:
+        return self._board
+
+
+def full_status() -> Status:
+    trials = [
+        TrialRecord(POINT, Feasible(), 0.75, 0.031, 6.0, 90, 0.03),
+        TrialRecord(POINT, Violated(), 0.5, 0.09, 6.0, 80, 0.1),
+        TrialRecord(POINT, Invalid("load")),
+        TrialRecord(POINT, Invalid("throttled")),
+    ]
+    return Status(
+        phase=Phase.HOLDING, point=POINT, trials=trials, best=Best(POINT, 0.75, 0.031, 0.97), leased=True,
+        faults=Counter(clockd=2), refusals=Counter(busy=1),
+        windows=Counter({("resnet18", "kept"): 7, ("resnet18", "broken"): 1}),
+        slos={"resnet18": Slo(0.95, 0.05)}, latency_s={"resnet18": 0.033},
+    )  # fmt: skip
+
+
+def scrape(exporter: Exporter) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as reply:
+        return str(reply.read().decode())
+
+
+def test_the_page_is_exactly_this() -> None:
+    """Names, help, labels and values of every family, against the golden file."""
+    exporter = Exporter(Source(), "127.0.0.1", 0)
+    try:
+        exporter.poll()
+        assert scrape(exporter) == GOLDEN.read_text()
+    finally:
+        exporter.close()
+
+
+def test_the_golden_page_shows_every_metric() -> None:
+    """No metric of the list is without an example, and no name is outside the list."""
+    shown = {line.split()[2] for line in GOLDEN.read_text().splitlines() if line.startswith("# TYPE")}
+    assert shown == {metric.name for metric in GOVERNOR}
+
+
+def test_what_is_not_known_is_not_shown() -> None:
+    """A governor that waits, without a board: up is 0, and no figure is made up."""
+    exporter = Exporter(Source(Status(), None), "127.0.0.1", 0)
+    try:
+        exporter.poll()
+        lines = [line for line in scrape(exporter).splitlines() if not line.startswith("#")]
+    finally:
+        exporter.close()
+    assert lines == ["teg_governor_up 0.0"]
+
+
+def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else's port is a warning, not an end; half a minute later it is tried again, and not before."""
+    now_s = 100.0
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        exporter = Exporter(Source(), "127.0.0.1", port, lambda: now_s)
+        with caplog.at_level(logging.WARNING):
+            exporter.poll()
+            exporter.poll()
+    assert exporter.port is None
+    assert len(caplog.records) == 1
+    try:
+        now_s += RETRY_S - 1
+        exporter.poll()
+        assert exporter.port is None
+        now_s += 1
+        exporter.poll()
+        assert exporter.port == port
+        assert "teg_governor_up 1.0" in scrape(exporter)
+    finally:
+        exporter.close()
