@@ -90,6 +90,8 @@ class Search:
         self._asked: set[int] = set()
         self._first = _first_points(self.points, self.knobs)
         self._seed = seed
+        self._model: tuple[int, ModelListGP | None] = (0, None)
+        """How many tells it was fitted to, and the models."""
 
     def ask(self) -> dict[str, float] | None:
         """The next point to try; None once `regret` was given and is met, or every point was tried.
@@ -160,9 +162,12 @@ class Search:
 
     def _fit(self) -> ModelListGP | None:
         """Models of log energy (column 0) and log latency (column 1); None when the numerics fail."""
+        if self._model[0] == len(self._told):
+            return self._model[1]
         inputs = self._candidates[[seen.index for seen in self._told]]
         logs = [[math.log(seen.energy_j), math.log(seen.latency_s)] for seen in self._told]
-        return fit_surfaces(inputs, torch.tensor(logs, dtype=torch.float64), self._seed)
+        self._model = len(self._told), fit_surfaces(inputs, torch.tensor(logs, dtype=torch.float64), self._seed)
+        return self._model[1]
 
     def _acquire(self, model: ModelListGP, open_points: list[int]) -> torch.Tensor:
         """Log of (expected improvement x probability of feasibility) in log energy, `n`."""

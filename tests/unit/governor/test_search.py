@@ -210,8 +210,8 @@ def test_once_feasible_is_known_only_likely_points_are_tried() -> None:
 )
 def test_degenerate_figures_do_not_stop_it(truth: Truth) -> None:
     """Where a fit says nothing or fails, it goes on with the nearest untried point, to the end of the grid."""
-    search = Search({"gpu_hz": GPU, "batch": (1.0, 2.0)}, 0.05, seed=0)
-    assert len(go(search, 99, truth)) == 8
+    search = Search({"gpu_hz": GPU[1:], "batch": (1.0, 2.0)}, 0.05, seed=0)
+    assert len(go(search, 99, truth)) == 6
     assert search.best() is not None
 
 
