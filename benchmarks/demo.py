@@ -269,7 +269,8 @@ def show(summary: dict[str, Any]) -> None:
         latencies = [f"{arm[key] * 1e3:.1f}" for key in ("p50_s", "p95_s", "p99_s")]
         energy = f"{arm['j_per_request']:.3f}"
         table.add_row(name, *clocks, str(arm["batch"]), energy, *latencies, str(arm["requests"]))
-    Console().print(table)
+    console = Console()
+    Console(width=max(console.width, 100)).print(table)
     low, high = summary["saving_interval"]
     print(
         f"saving {summary['saving_fraction']:.1%} (95 % interval {low:.1%} to {high:.1%}) "
