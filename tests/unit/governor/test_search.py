@@ -83,7 +83,7 @@ def test_the_same_tells_give_the_same_asks() -> None:
 def test_trials_told_by_an_earlier_run_are_as_good_as_asked() -> None:
     """Told what another search found, it goes on where that one stopped, and repeats nothing."""
     first = Search(KNOBS, 0.05, seed=0)
-    asked = go(first, 6)
+    asked = go(first, 5)
     resumed = Search(KNOBS, 0.05, seed=0)
     for point in asked:
         resumed.tell(point, *physics(point))
@@ -92,9 +92,9 @@ def test_trials_told_by_an_earlier_run_are_as_good_as_asked() -> None:
 
 def test_no_point_is_asked_twice_and_the_grid_ends() -> None:
     """When every point was tried, there is none left."""
-    search = Search({"gpu_hz": GPU, "batch": (1.0, 2.0)}, 0.5, seed=0)
+    search = Search({"gpu_hz": GPU[1:], "batch": (1.0, 2.0)}, 0.5, seed=0)
     asked = go(search, 99)
-    assert len(asked) == 8 == len({tuple(point.items()) for point in asked})
+    assert len(asked) == 6 == len({tuple(point.items()) for point in asked})
     assert search.ask() is None
 
 
