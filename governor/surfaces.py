@@ -27,7 +27,7 @@ from linear_operator import to_dense
 from linear_operator.utils.errors import NanError, NotPSDError
 from linear_operator.utils.warnings import NumericalWarning
 
-MAX_STEPS = 60
+MAX_STEPS = 25
 NUMERICAL_FAILURES = (
     ModelFittingError,
     NotPSDError,
