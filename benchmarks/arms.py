@@ -80,12 +80,14 @@ class Bench:
         self._ticks: list[Tick] = []
         self._samples: list[Sample] = []
 
-    def measure(self, setting: Setting, plan: LoadPlan, batch_wait_s: float = 0.0) -> Window:
+    def measure(
+        self, setting: Setting, plan: LoadPlan, settle_s: float = 1.5 * SETTLE_S, batch_wait_s: float = 0.0
+    ) -> Window:
         """Hold `setting`, let it settle, send the plan's requests, and read what they cost."""
         self._reader.read()
         instances = [view.info.instance for view in self._reader.read().instances]
         self._hand.hold(setting.clocks, dict.fromkeys(instances, setting.batch), int(batch_wait_s * 1e9))
-        self._keep_for(2 * SETTLE_S)
+        self._keep_for(settle_s)
         self._ticks, self._samples = [], []
         with ThreadPoolExecutor(1) as pool:
             load = pool.submit(run_load, plan)

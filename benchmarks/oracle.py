@@ -2,7 +2,7 @@
 """The best that any tuner could do on a virtual board: every point of its clock table, by the board's own formulas.
 
 Service times come from the host, measured at maximum clocks per batch size; the board's physics stretches them, the
-replay of a Poisson trace turns them into a latency quantile and a busy share, and power follows from that share.
+replay of a trace of arrivals turns them into a latency quantile and a busy share, and power follows from that share.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from dataclasses import dataclass
 
 from boards.clocks import ClockPoint, ClockTable
 from boards.physics import Workload, idle_power_w
-from governor.load import draw_arrivals
 from predictor.queueing import ServiceTimes, replay
-
-TRACE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +32,22 @@ class Oracle:
 
     workload: Workload
     services: Mapping[int, tuple[float, ...]]
-    rate_hz: float
+    arrivals_s: tuple[float, ...]
     quantile: float
-    seed: int = 7
+
+    @property
+    def rate_hz(self) -> float:
+        """Requests per second of the trace."""
+        return (len(self.arrivals_s) - 1) / (self.arrivals_s[-1] - self.arrivals_s[0])
 
     def figure(self, clocks: ClockPoint, batch: int) -> Figure:
         """The figures of one point."""
-        arrivals_s = draw_arrivals(self.rate_hz, self.seed, requests=TRACE)
         stretched = {
             size: tuple(time_s * self.workload.slowdown(clocks, size) for time_s in times)
             for size, times in self.services.items()
             if size <= batch
         }
-        run = replay(arrivals_s, ServiceTimes(stretched), batch)
+        run = replay(self.arrivals_s, ServiceTimes(stretched), batch)
         busy_w = self.workload.busy_power_w(clocks, run.mean_batch)
         power_w = idle_power_w(clocks) * (1 - run.busy_share) + busy_w * run.busy_share
         return Figure(clocks, batch, power_w / self.rate_hz, run.quantile_s(self.quantile))

@@ -30,7 +30,7 @@ from .reader import InstanceView, Snapshot
 from .search import Best
 from .status import Phase, Status
 from .traffic import Traffic
-from .trial import HOPELESS, Feasible, Invalid, Tick, TrialRecord, Violated, conclude
+from .trial import HOPELESS, Evidence, Feasible, Invalid, Tick, TrialRecord, Violated, conclude
 from .tuning import Proposal, Tuning
 
 SETTLE_S = 0.6
@@ -44,6 +44,9 @@ DRAIN_S = 60.0
 
 RETRY_S = 1.0
 LOAD_CHANGE = 0.2
+ENOUGH_ARRIVALS = 30
+"""Before as many arrivals the offered load is not known well enough to say what a request costs."""
+
 log = logging.getLogger("teg.governor")
 
 
@@ -155,8 +158,8 @@ class Governor:
             self.status.detail = "for clockd"
         elif not self._traffic:
             self.status.detail = "for a model with an objective (slo_ms)"
-        elif any(traffic.rate_hz == 0 for traffic in self._traffic.values()):
-            self.status.detail = "for requests"
+        elif any(len(traffic.arrivals_s) < ENOUGH_ARRIVALS for traffic in self._traffic.values()):
+            self.status.detail = f"for {ENOUGH_ARRIVALS} requests"
         else:
             slos = {name: traffic.slo for name, traffic in self._traffic.items()}
             self._tuning = Tuning(self.config, self._clocks.table(), now, slos)
@@ -190,7 +193,7 @@ class Governor:
         overloaded = self._waits(now, HOPELESS) and all(traffic.latencies_s for traffic in self._traffic.values())
         if self._clock() < self._until_s and not overloaded:
             return
-        self._finish(tuning, self._conclude(tuning))
+        self._conclude(tuning)
 
     def _propose(self, tuning: Tuning, now: Snapshot) -> None:
         """Wait for the search and for the backlog to go, then try what it proposes, or hold the best."""
@@ -229,7 +232,8 @@ class Governor:
             self._think(tuning)
 
     def _think(self, tuning: Tuning) -> None:
-        self._proposal = self._executor.submit(tuning.propose)
+        arrivals_s = {name: traffic.arrivals_s for name, traffic in self._traffic.items()}
+        self._proposal = self._executor.submit(tuning.propose, arrivals_s)
         self._enter(Phase.PROPOSING, DRAIN_S)
 
     def _try(self, tuning: Tuning, point: dict[str, float]) -> None:
@@ -243,9 +247,9 @@ class Governor:
         self._mark()
         self._enter(Phase.HOLDING, self.config.slo_window_s)
 
-    def _finish(self, tuning: Tuning, record: TrialRecord) -> None:
+    def _finish(self, tuning: Tuning, record: TrialRecord, evidence: Evidence | None = None) -> None:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
-        tuning.finish(record, self._clock())
+        tuning.finish(record, self._clock(), evidence)
         self._repeated = isinstance(record.outcome, Invalid) and not self._repeated
         if not isinstance(record.outcome, Feasible):
             self._move(tuning, tuning.fastest())
@@ -256,16 +260,20 @@ class Governor:
         else:
             self._think(tuning)
 
-    def _conclude(self, tuning: Tuning) -> TrialRecord:
+    def _conclude(self, tuning: Tuning) -> None:
+        """Judge the window that has ended."""
         span_s = self._ticks[-1].at_s - self._ticks[0].at_s
         limits = tuning.batch_limits(self.status.point)
         if any(load_changed(traffic.rate_hz, traffic.seen, span_s) for traffic in self._traffic.values()):
             for traffic in self._traffic.values():
                 traffic.forget()
-            return TrialRecord(self.status.point, Invalid("load"), window_s=span_s)
+            self._finish(tuning, TrialRecord(self.status.point, Invalid("load"), window_s=span_s))
+            return
         failed = sum(traffic.failed for traffic in self._traffic.values())
-        windows = [traffic.window(limits[name]) for name, traffic in self._traffic.items()]
-        return conclude(self.status.point, self._ticks, windows, failed)
+        windows = {name: traffic.window(limits[name]) for name, traffic in self._traffic.items()}
+        record = conclude(self.status.point, self._ticks, list(windows.values()), failed)
+        evidence = None if isinstance(record.outcome, Invalid) else Evidence(tuple(self._ticks), windows, failed)
+        self._finish(tuning, record, evidence)
 
     def _spoiled(self, now: Snapshot) -> str | None:
         """Why the running trial cannot be trusted, None if it can."""

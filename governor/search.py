@@ -128,6 +128,11 @@ class Search:
         self._told.append(Observation(index, latency_s, energy_j))
         self._asked.add(index)
 
+    def forget(self) -> None:
+        """Forget what was told, to be told better figures of the same trials; no point is asked for again."""
+        self._told.clear()
+        self._model = 0, None
+
     def best(self) -> Best | None:
         """The cheapest point tried that is feasible with confidence, or the cheapest seen feasible; None before any."""
         if not self._told:

@@ -64,10 +64,15 @@ class Traffic:
         """Requests per second offered over the run."""
         return self.window(1).rate_hz
 
+    @property
+    def arrivals_s(self) -> tuple[float, ...]:
+        """Arrivals of the run, ascending, in CLOCK_MONOTONIC seconds."""
+        return tuple(sorted(self._arrivals_s))
+
     def window(self, batch_limit: int, batch_wait_s: float = 0.0) -> ModelWindow:
         """The window as a trial sees it."""
         served = tuple(sample for sample in self._since if sample.status is Status.OK)
-        return ModelWindow(served, tuple(sorted(self._arrivals_s)), self.slo, batch_limit, batch_wait_s)
+        return ModelWindow(served, self.arrivals_s, self.slo, batch_limit, batch_wait_s)
 
     @property
     def seen(self) -> int:

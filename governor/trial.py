@@ -11,8 +11,9 @@ of the whole run (`predictor.queueing`), which also makes trials comparable with
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from predictor.queueing import ServiceTimes, quantile, replay
 from telemetry.instance_page import Sample, Status
@@ -24,6 +25,10 @@ SEGMENT_S = 0.5
 
 HOPELESS = 4.0
 """Latencies beyond this multiple of the limit are reported as this multiple: how far beyond says nothing useful."""
+
+
+ENOUGH_REQUESTS = 150
+"""Before as many requests the tail of what was seen says nothing about that of the replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class ModelWindow:
     slo: Slo
     batch_limit: int
     batch_wait_s: float = 0.0
+    surprise: float = 1.0
+    """How much longer than replayed requests were seen to take; see `surprise`."""
 
     @property
     def rate_hz(self) -> float:
@@ -86,6 +93,28 @@ class TrialRecord:
     requests: int = 0
     measured_latency_s: float | None = None
     """The window's own quantile, luck included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a trial's window held: enough to judge the trial again once more of the load is known."""
+
+    ticks: tuple[Tick, ...]
+    models: Mapping[str, ModelWindow]
+    """By instance."""
+    failed: int = 0
+
+    def under(self, arrivals_s: Mapping[str, tuple[float, ...]], surprises: Mapping[str, float]) -> Evidence:
+        """The same evidence under other arrivals and surprises, by instance."""
+        models = {
+            name: replace(window, arrivals_s=arrivals_s[name], surprise=surprises.get(name, 1.0))
+            for name, window in self.models.items()
+        }
+        return replace(self, models=models)
+
+    def record(self, point: dict[str, float]) -> TrialRecord:
+        """The record of the trial."""
+        return conclude(point, self.ticks, list(self.models.values()), self.failed)
 
 
 def energy_per_request_j(ticks: Sequence[Tick], rate_hz: float) -> float:
@@ -118,17 +147,41 @@ def _slope_w(ticks: Sequence[Tick]) -> float:
 
 def service_times(samples: Sequence[Sample]) -> ServiceTimes:
     """Service times by batch size, each batch counted once; `ValueError` if no request was served."""
-    batches = {sample.start_ns: sample for sample in samples if sample.status is Status.OK}
+    served = sorted((sample for sample in samples if sample.status is Status.OK), key=lambda sample: sample.start_ns)
+    batches = list({sample.start_ns: sample for sample in served}.values())
     sizes: dict[int, list[float]] = {}
-    for sample in batches.values():
+    for sample in batches:
         sizes.setdefault(sample.batch, []).append(sample.service_s)
-    return ServiceTimes({size: tuple(times) for size, times in sizes.items()})
+    # where the next batch waited already, what passed before it began is the server's own
+    between = [
+        (after.start_ns - before.end_ns) / 1e9
+        for before, after in pairwise(batches)
+        if after.arrival_ns < before.end_ns <= after.start_ns
+    ]
+    turnaround_s = sum(between) / len(between) if between else 0.0
+    return ServiceTimes({size: tuple(times) for size, times in sizes.items()}, turnaround_s)
 
 
 def latency_at_load_s(window: ModelWindow) -> float:
     """The SLO's quantile of latency when the whole run's arrivals meet this window's service times, in seconds."""
     replayed = replay(window.arrivals_s, service_times(window.samples), window.batch_limit, window.batch_wait_s)
-    return min(replayed.quantile_s(window.slo.quantile), HOPELESS * window.slo.limit_s)
+    return min(replayed.quantile_s(window.slo.quantile) * window.surprise, HOPELESS * window.slo.limit_s)
+
+
+def surprise(windows: Sequence[ModelWindow]) -> float:
+    """The factor by which one instance's real latencies exceed the replay at the SLO's quantile; never below 1.
+
+    Real service times come in slow and fast spells, which a replay that draws them one by one does not know. Pooled
+    over all trials that kept the SLO: the quantile of latency over replayed quantile; 1 before `ENOUGH_REQUESTS`.
+    """
+    ratios: list[float] = []
+    for window in windows:
+        replayed_s = latency_at_load_s(replace(window, surprise=1.0))
+        if replayed_s <= window.slo.limit_s:
+            ratios += [sample.latency_s / replayed_s for sample in window.samples]
+    if len(ratios) < ENOUGH_REQUESTS:
+        return 1.0
+    return max(1.0, quantile(ratios, windows[0].slo.quantile))
 
 
 def conclude(

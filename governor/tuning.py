@@ -16,7 +16,7 @@ from .history import AFRESH, History, Subject
 from .reader import Snapshot
 from .search import Best, Search
 from .traffic import batch_values
-from .trial import TrialRecord
+from .trial import Evidence, TrialRecord, surprise
 
 Point = dict[str, float]
 log = logging.getLogger("teg.governor")
@@ -41,6 +41,7 @@ class Tuning:
         models = tuple(sorted(info.model for info in self.instances.values()))
         subject = Subject(now.board.board, now.board.virtual, models, tuple(slos.values()), knobs)
         self.trials: list[TrialRecord] = []
+        self._evidence: dict[int, Evidence] = {}
         self.history = History(config.state_dir, subject)
         self._search = Search(knobs, next(iter(slos.values())).limit_s, config.seed)
         self._table = table
@@ -50,8 +51,12 @@ class Tuning:
         for record in self.history.trials():
             self.learn(record)
 
-    def propose(self) -> Proposal:
-        """What to try next, and the best so far. Takes a second or more on a slow processor."""
+    def propose(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> Proposal:
+        """What to try next, and the best so far, at the load of these arrivals by instance.
+
+        Takes a second or more on a slow processor.
+        """
+        self._judge_again(arrivals_s)
         try:
             point = None if len(self.trials) >= self._budget else self._search.ask()
         except Infeasible as error:
@@ -59,14 +64,31 @@ class Tuning:
             return Proposal(None, None)
         return Proposal(point, self._search.best())
 
-    def finish(self, record: TrialRecord, at_s: float) -> None:
-        """Write a trial down, then learn from it."""
+    def finish(self, record: TrialRecord, at_s: float, evidence: Evidence | None = None) -> None:
+        """Write a trial down, then learn from it; with `evidence` it is judged again as more of the load is known."""
         self.history.add(record, at_s)
+        if evidence is not None:
+            self._evidence[len(self.trials)] = evidence
         self.learn(record)
 
     def learn(self, record: TrialRecord) -> None:
         """Count a trial; an invalid one teaches nothing."""
         self.trials.append(record)
+        self._tell(record)
+
+    def _judge_again(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> None:
+        """Bring every trial of this run to the same load, so that early and late ones can be compared."""
+        if any(len(trace_s) < 2 for trace_s in arrivals_s.values()):
+            return  # the load has just changed; what was judged before stands until more is known
+        now = {number: evidence.under(arrivals_s, {}) for number, evidence in self._evidence.items()}
+        surprises = {name: surprise([evidence.models[name] for evidence in now.values()]) for name in arrivals_s}
+        for number, evidence in now.items():
+            self.trials[number] = evidence.under(arrivals_s, surprises).record(self.trials[number].point)
+        self._search.forget()
+        for record in self.trials:
+            self._tell(record)
+
+    def _tell(self, record: TrialRecord) -> None:
         if record.energy_j is not None and record.latency_s is not None:
             self._search.tell(record.point, record.latency_s, record.energy_j)
 

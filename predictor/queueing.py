@@ -23,6 +23,8 @@ class ServiceTimes:
     """
 
     seconds: Mapping[int, tuple[float, ...]]
+    turnaround_s: float = 0.0
+    """From the end of one batch to the start of the next, when requests wait."""
 
     def __post_init__(self) -> None:
         if not any(self.seconds.values()):
@@ -113,8 +115,9 @@ def replay(
         while last < len(arrivals_s) and last - first < batch_limit and arrivals_s[last] <= start_s:
             last += 1
         service_s = services.draw_s(last - first, rng)
-        free_s = start_s + service_s
-        latencies.extend(free_s - arrival_s for arrival_s in arrivals_s[first:last])
+        end_s = start_s + service_s
+        latencies.extend(end_s - arrival_s for arrival_s in arrivals_s[first:last])
+        free_s = end_s + services.turnaround_s
         busy_s += service_s
         batches += 1
         first = last

@@ -9,6 +9,7 @@ from benchmarks.arms import energy_at
 from benchmarks.oracle import Oracle, best_within
 from boards.clocks import ClockTable
 from boards.physics import MAXIMUM, idle_power_w, shipped
+from governor.load import draw_arrivals
 from governor.trial import Tick
 
 TABLE = ClockTable(
@@ -23,7 +24,7 @@ KNOBS = ("cpu_hz", "gpu_hz", "emc_hz")
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
     services = {batch: (0.04 * batch,) for batch in (1, 2, 4)}
-    return Oracle(shipped("resnet"), services, rate_hz=12.5, quantile=0.95)
+    return Oracle(shipped("resnet"), services, draw_arrivals(12.5, seed=7, requests=1000), quantile=0.95)
 
 
 def test_energy_between_two_readings_is_interpolated() -> None:

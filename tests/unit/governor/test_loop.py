@@ -270,7 +270,9 @@ def test_with_nothing_to_learn_from_it_takes_no_lease(tmp_path: Path, what: str)
     with governed(Simulation(models[what]), config(tmp_path)) as device:
         device.run(10)
         assert device.status.phase is Phase.WAITING
-        assert device.status.detail == ("for requests" if "idle" in what else "for a model with an objective (slo_ms)")
+        assert device.status.detail == (
+            "for 30 requests" if "idle" in what else "for a model with an objective (slo_ms)"
+        )
         assert not device.world.board.leased
 
 
@@ -287,7 +289,7 @@ def test_a_history_that_cannot_be_written_does_not_end_it(tmp_path: Path) -> Non
     """A state directory that is none is a counted fault; nothing is leased, and it goes on once it is mended."""
     (tmp_path / "state").write_text("in the way")
     with governed(simulation(), config(tmp_path, trials=2)) as device:
-        device.run(10)
+        device.run(20)
         assert device.status.faults["tick"] > 2
         assert not device.world.board.leased
         (tmp_path / "state").unlink()

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from governor.guard import Slo
 from governor.trial import (
     HOPELESS,
+    Evidence,
     Feasible,
     Invalid,
     ModelWindow,
@@ -20,6 +22,7 @@ from governor.trial import (
     energy_per_request_j,
     latency_at_load_s,
     service_times,
+    surprise,
 )
 from telemetry.instance_page import Sample, Status
 
@@ -151,3 +154,36 @@ def test_of_several_models_the_one_nearest_its_limit_counts() -> None:
     assert record.outcome == Violated()
     assert record.latency_s == pytest.approx(1.0 * latency_at_load_s(hard) / 0.03)
     assert record.energy_j == pytest.approx((IDLE_W + 30.0 * 2 * easy.rate_hz * SERVICE_S) / (2 * easy.rate_hz))
+
+
+def test_a_trial_is_judged_again_at_the_load_known_later() -> None:
+    """The same evidence under denser arrivals costs fewer joules each and more latency."""
+    evidence = Evidence(tuple(ticks([8, 7, 9, 6, 8])), {"m_0_0": window()})
+    sparse, dense = (arrivals(rate_hz=rate_hz) for rate_hz in (5.0, 35.0))
+    now, later = (evidence.under({"m_0_0": trace}, {}).record(POINT) for trace in (sparse, dense))
+    assert (later.energy_j or 0) < 0.5 * (now.energy_j or 0)
+    assert (later.latency_s or 0) > 1.2 * (now.latency_s or 0)
+    assert (now.requests, now.point) == (later.requests, POINT)
+
+
+def slow_spells(number: int) -> ModelWindow:
+    """Requests of which one in ten took three times what its batch took to execute."""
+    late = [
+        replace(sample, arrival_ns=sample.arrival_ns - (2 * round(SERVICE_S * 1e9) if index % 10 == 0 else 0))
+        for index, sample in enumerate(samples(number))
+    ]
+    return replace(window(), samples=tuple(late), arrivals_s=tuple(float(second) for second in range(200)))
+
+
+def test_spells_that_the_replay_does_not_know_lift_its_latencies() -> None:
+    """The tail of what was seen over the tail of the replay, pooled over windows, multiplies every prediction."""
+    factor = surprise([slow_spells(100), slow_spells(100)])
+    assert factor == pytest.approx(3.0, rel=0.01)
+    lifted = replace(slow_spells(100), surprise=factor)
+    assert latency_at_load_s(lifted) == pytest.approx(3.0 * SERVICE_S, rel=0.01)
+
+
+def test_a_few_requests_are_no_surprise() -> None:
+    """Too few requests to know a tail, or latencies below the replay, leave the replay as it is."""
+    assert surprise([slow_spells(100)]) == 1.0
+    assert surprise([window(200), window(200)]) == 1.0
