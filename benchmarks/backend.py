@@ -81,8 +81,7 @@ def main(argv: list[str]) -> int:
             _show(workload, results[workload])
     missed = _missed(results)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {"results": results, "rounds": effort.rounds, "window_s": effort.window_s, "cpus": os.cpu_count()}
-    OUT.write_text(json.dumps(report | {"load": os.getloadavg()[0], "missed": missed}, indent=1) + "\n")
+    OUT.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{time.monotonic() - begun_s:.0f} s, {effort.rounds} rounds of {effort.window_s} s -> {OUT}")
     if not full:
         print("left out: longer windows and more rounds (FULL=1); HTTP, shared memory, more than 4 clients")

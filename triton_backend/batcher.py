@@ -22,12 +22,13 @@ import numpy as np
 
 from telemetry.instance_page import Knobs, Sample, Status
 
+from .company import Company
 from .courier import Courier
 from .engine import Engine
 from .errors import BadRequest, EngineFailed
 from .inbound import Inbound
 from .parameters import BackendConfig
-from .queueing import Rules, Start, Ticket, choose, expired
+from .queueing import Rules, Start, Ticket, Wait, choose, expired
 from .recorder import Recorder, instant
 from .tensors import Tensors
 
@@ -118,6 +119,7 @@ class Batcher:
         self._busy = False
         self._closing = False
         self._pace = _Pace()
+        self._company = Company()
         self._last_end_ns = clock_ns()
         self._courier = Courier(1 if config.queueing.preserve_ordering else COURIERS)
         self._worker = threading.Thread(target=self._work, name="governed-worker", daemon=True)
@@ -225,7 +227,7 @@ class Batcher:
                 now_ns = self._clock_ns()
                 if self._queueing.has_timeouts:
                     self._expire(now_ns)
-                decision = Start(()) if self._busy else choose(self._waiting, self._rules(now_ns), now_ns)
+                decision = Start(()) if self._busy else self._held(choose(self._waiting, self._rules(now_ns), now_ns))
                 if isinstance(decision, Start) and decision.numbers:
                     self._busy = True
                     return self._take(decision.numbers)
@@ -233,6 +235,16 @@ class Batcher:
                     return None
                 until_ns = None if isinstance(decision, Start) else decision.until_ns
                 self._changed.wait(None if until_ns is None else max(0, until_ns - now_ns) / 1e9)
+
+    def _held(self, decision: Start | Wait) -> Start | Wait:
+        """The decision, or a short wait where those who were just answered are expected back."""
+        if not isinstance(decision, Start) or not self._company.until_ns:
+            return decision
+        now_ns, samples = self._clock_ns(), sum(self._jobs[number].ticket.samples for number in decision.numbers)
+        if not self._closing and self._company.holds(samples, self._ruling.limit, now_ns):
+            return Wait(self._company.until_ns)
+        self._company.started(samples)
+        return decision
 
     def _take(self, numbers: Sequence[int]) -> list[Job]:
         chosen = set(numbers)
@@ -258,7 +270,7 @@ class Batcher:
             logger.exception("serving a batch failed")
             self._give_up(jobs, start_ns, Status.FAILED, "the backend failed; the server's log has the details")
         finally:
-            self._settle()
+            self._settle(0 if in_place else sum(job.ticket.samples for job in jobs))
 
     def _still_wanted(self, jobs: Sequence[Job], now_ns: int) -> list[Job]:
         """The jobs whose clients still wait; the others are answered."""
@@ -348,9 +360,12 @@ class Batcher:
         for job in left:
             _refuse(job, status, message)
 
-    def _settle(self) -> None:
+    def _settle(self, answered: int) -> None:
         with self._changed:
             self._busy = False
+            if answered and not self._pace.light:
+                waiting = sum(ticket.samples for ticket in self._waiting)
+                self._company.parted(answered, waiting, self._pace.service_ns, self._clock_ns())
             if self._waiting:  # an idle worker is let sleep: waking it costs a light model more than the model does
                 self._changed.notify()
 
