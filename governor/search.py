@@ -36,7 +36,7 @@ CHUNK = 2048
 LIKELY = 0.5
 """Once a feasible point is known, one less likely feasible than this is not tried while likelier ones remain."""
 
-SURE = 0.9
+SURE = 0.75
 """Probability of feasibility above which a point may be recommended, if any is."""
 
 Point = Mapping[str, float]
