@@ -84,7 +84,8 @@ def test_batches_form_behind_a_busy_engine(
         answers.ask("passed_on", x(1, width=5), f"wide {index}")
     eventually(lambda: answers.complete)
     assert not answers.errors
-    assert [answers.batches[f"narrow {index}"] for index in range(10)] == [8] * 8 + [2] * 2
+    # calls sent together may arrive in any order
+    assert sorted(answers.batches[f"narrow {index}"] for index in range(10)) == [2] * 2 + [8] * 8
     assert [answers.batches[f"wide {index}"] for index in range(3)] == [3] * 3
 
 
