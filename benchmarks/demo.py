@@ -30,6 +30,7 @@ from governor.history import FILE, from_json
 from governor.load import LoadPlan, LoadReport, draw_arrivals, run_load
 from governor.traffic import batch_values
 from governor.trial import Invalid, TrialRecord, Violated, service_times
+from governor.tuning import clocks_of
 from predictor.queueing import ServiceTimes
 from telemetry.durable import read_log
 
@@ -196,10 +197,8 @@ def trials_log(folder: Path) -> list[tuple[float, TrialRecord]]:
 
 def setting_of(point: dict[str, float], table: ClockTable) -> tuple[Any, int]:
     """The clocks and batch limit of a search point; maximum clocks where it is silent."""
-    clocks = {name: int(value) for name, value in point.items() if name != "batch"}
-    if "gpu_hz" in clocks:
-        clocks["gpu_min_hz"] = clocks["gpu_hz"]
-    return dataclasses.replace(table.maximum(), **clocks), int(point.get("batch", MAX_BATCH))
+    clocks = dataclasses.replace(table.maximum(), **_clocks_json(clocks_of(point, table)))
+    return clocks, int(point.get("batch", MAX_BATCH))
 
 
 def measure_rounds(stack: Stack, plan: LoadPlan, baseline: Baseline, tuned: Setting) -> list[tuple[Window, Window]]:

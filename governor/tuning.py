@@ -93,11 +93,8 @@ class Tuning:
             self._search.tell(record.point, record.latency_s, record.energy_j)
 
     def clocks(self, point: Mapping[str, float]) -> ClockPoint:
-        """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where there is one."""
-        clocks = {name: int(value) for name, value in point.items() if name != "batch"}
-        if "gpu_hz" in clocks and self._table.gpu_min_hz:
-            clocks["gpu_min_hz"] = clocks["gpu_hz"]
-        return ClockPoint(**clocks)
+        """The clocks of a search point on this board."""
+        return clocks_of(point, self._table)
 
     def fastest(self) -> Point:
         """Every tuned clock at its top and the model's own batch limit: the safe point for latency."""
@@ -106,6 +103,14 @@ class Tuning:
     def batch_limits(self, point: Mapping[str, float]) -> dict[str, int]:
         """Batch limit by instance: the point's, or the model's own."""
         return {name: int(point.get("batch", info.max_batch)) for name, info in self.instances.items()}
+
+
+def clocks_of(point: Mapping[str, float], table: ClockTable) -> ClockPoint:
+    """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where the board has one."""
+    clocks = {name: int(value) for name, value in point.items() if name != "batch"}
+    if "gpu_hz" in clocks and table.gpu_min_hz:
+        clocks["gpu_min_hz"] = clocks["gpu_hz"]
+    return ClockPoint(**clocks)
 
 
 def knob_values(names: Sequence[str], table: ClockTable, max_batches: Sequence[int]) -> dict[str, tuple[int, ...]]:
