@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import json
@@ -38,7 +39,7 @@ _SHM = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend keeps its 
 
 
 class ServerBusy(GovernorError):
-    """Another `teg serve` uses this run directory."""
+    """Another server uses this run directory, or another program one of the ports."""
 
 
 class ServerFailed(GovernorError):
@@ -220,7 +221,7 @@ class TritonServer:
             folder.mkdir(parents=True)
         assemble_backends(installation, backends, self._extra_backends)
         assemble_repository(self.repository, self.models, repository)
-        self.ports = _with_free_ports(self.ports, self.address)
+        self.ports = _claim(self.ports, self.address)
         self.api_key = secrets.token_urlsafe(24)
         durable.replace(self.run_dir.api_key, self.api_key.encode(), mode=0o600)
         inherited = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
@@ -297,13 +298,33 @@ _LAUNCHER = (
 """A process of its own for this, because code between fork and exec is not safe in a program with threads."""
 
 
-def _with_free_ports(ports: Ports, address: str) -> Ports:
-    """The ports with every 0 replaced by one that is free now."""
+def _claim(ports: Ports, address: str) -> Ports:
+    """The ports with every 0 replaced by one that is free now; raises `ServerBusy` where one stays taken.
+
+    A server whose parent was killed takes some seconds to go; until then it would answer in the new one's place.
+    """
+    deadline_s = time.monotonic() + STOP_S
+    while True:
+        try:
+            return _free_now(ports, address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServerFailed(str(error.strerror), None) from error
+            if time.monotonic() > deadline_s:
+                raise ServerBusy(str(error.strerror)) from error
+        time.sleep(0.1)
+
+
+def _free_now(ports: Ports, address: str) -> Ports:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with contextlib.ExitStack() as held:
         numbers = []
-        for port in (ports.http, ports.grpc, ports.metrics):
+        for name, port in asdict(ports).items():
             probe = held.enter_context(socket.socket(family))
-            probe.bind((address, 0))
-            numbers.append(port or int(probe.getsockname()[1]))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise OSError(error.errno, f"--{name}-port: {address}:{port}: {error.strerror}") from error
+            numbers.append(int(probe.getsockname()[1]))
     return Ports(*numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -131,6 +132,22 @@ def test_a_killed_parent_takes_the_server_along(
     eventually(lambda: gone(server_pid) and all(gone(pid) for pid in stubs), within_s=20)
     again = teg_serve("--models", "identity")
     eventually(lambda: state_of(run_dir).get("pid") == again.pid, within_s=60)
+
+
+def test_a_server_waits_for_its_ports(
+    teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None], tmp_path: Path
+) -> None:
+    """A port of a server that is on its way out is waited for; one that stays taken is named, with exit code 3."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert teg_serve("--models", "identity", "--grpc-port", port).wait(30) == 3
+        assert f"--grpc-port: 127.0.0.1:{port}" in (tmp_path / "err").read_text()
+        process = teg_serve("--models", "identity", "--grpc-port", port)
+        time.sleep(1)
+    eventually(lambda: state_of(run_dir).get("pid") == process.pid, within_s=60)
+    assert state_of(run_dir)["grpc"] == int(port)
 
 
 @pytest.mark.parametrize(
