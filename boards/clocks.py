@@ -82,6 +82,13 @@ class Board(Protocol):
     name: str
     virtual: bool
     table: ClockTable
+    """What may be asked for now: within the limits of the power mode that was in force at the last `rescan`."""
+    notes: tuple[str, ...]
+    """What is unknown, missing or assumed about this board, in words for its owner."""
+
+    def rescan(self) -> None:
+        """Look again for parts that were missing, and at the power mode's limits; not while clocks are asked for."""
+        ...
 
     def observe(self) -> ClockPoint:
         """The clocks as the hardware reports them now."""
@@ -91,12 +98,15 @@ class Board(Protocol):
         """Ask for the knobs that `point` sets, in the board's safe order, and read every one back."""
         ...
 
-    def originals(self) -> dict[str, int]:
+    def read_knobs(self) -> dict[str, int]:
         """The value of every knob file that a request may write, by name, in the kernel's own unit."""
         ...
 
-    def restore(self, originals: dict[str, int]) -> None:
-        """Put the knobs back, missing or impossible ones to the board's own range; raises `NotRestored`."""
+    def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
+        """Put the knobs back, missing or impossible ones to the board's own range; raises `NotRestored`.
+
+        Knob files named in `keep` are somebody else's by now and stay as they are.
+        """
         ...
 
     @property
@@ -112,10 +122,14 @@ class Board(Protocol):
         """Watts of the whole module, from the rails that add up to it: those given, or new readings."""
         ...
 
+    def energy_j(self) -> float | None:
+        """Joules that the hardware itself has counted, from whatever beginning; None where it does not count."""
+        ...
+
     def thermals(self) -> dict[str, float | None]:
         """Degrees Celsius per thermal zone; None where the zone is power-gated."""
         ...
 
     def throttle(self) -> Throttle:
-        """Over-current events since boot, and the thermal alerts in force."""
+        """Over-current events since boot, and the alerts in force."""
         ...

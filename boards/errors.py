@@ -31,11 +31,15 @@ class NoBoard(BoardError):
 
 
 class NodeError(BoardError):
-    """Something about one kernel file; `path` says which, `code` is the errno (0 if there was none)."""
+    """Something about one kernel file; `path` says which, `code` is the errno (0 if there was none).
+
+    `knob` is the knob of a clock point that the file belongs to, where a request was at fault.
+    """
 
     def __init__(self, path: str, message: str, code: int = 0) -> None:
         self.path = path
         self.code = code
+        self.knob = ""
         super().__init__(f"{path}: {message}")
 
 

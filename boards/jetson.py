@@ -61,6 +61,7 @@ class JetsonBoard:
 
     def __init__(self, name: str, parts: Parts, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
         self.name = name
+        self.notes: tuple[str, ...] = ()
         self.table = parts.table()
         self.parts = parts
         self._clock = clock
@@ -113,7 +114,7 @@ class JetsonBoard:
         """Over-current events since boot, and the thermal alerts in force."""
         return self.parts.thermal.throttle()
 
-    def originals(self) -> dict[str, int]:
+    def read_knobs(self) -> dict[str, int]:
         """The value of every knob file that a request may write, by name, in the kernel's own unit."""
         values: dict[str, int] = {}
         if self.parts.gpu:
@@ -128,7 +129,15 @@ class JetsonBoard:
             values[f"cpu{cpu}.online"] = int(self.parts.cpus.online(cpu))
         return values
 
-    def restore(self, originals: dict[str, int]) -> None:
+    def rescan(self) -> None:
+        """Look again for what was missing, and at the power mode's limits."""
+        self.table = self.parts.table()
+
+    def energy_j(self) -> float | None:
+        """None: no Jetson counts its energy."""
+        return None
+
+    def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
         """Put the knobs back; one that is missing from `originals`, or impossible, gets the board's own range.
 
         Every knob is tried. Raises `NotRestored` with what failed.
@@ -208,7 +217,7 @@ class JetsonBoard:
 
     def _differences(self, wanted: dict[str, int]) -> Iterator[BoardError]:
         """Knob files that do not read as wanted; the rate of an unlocked EMC is the firmware's own affair."""
-        now = self.originals()
+        now = self.read_knobs()
         ignored = set() if wanted.get("emc.mrq_rate_locked") else {"emc.rate"}
         for name, value in wanted.items():
             if name not in ignored and now.get(name) != value:

@@ -14,9 +14,12 @@ _CONSTANT_ZONES = {"PMIC-Die"}
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """Over-current events since boot, and the thermal alerts in force now."""
+    """Over-current events since boot, and the alerts in force now."""
 
-    over_current_events: int
+    events: int
+    """Under-voltage and average over-current."""
+    brief_events: int
+    """Instantaneous over-current: each halves the clocks for about a millisecond, and some boards do it all day."""
     alerts: tuple[str, ...]
 
 
@@ -53,7 +56,7 @@ class Thermal:
     def throttle(self) -> Throttle:
         """Over-current events since boot, and the alerts in force."""
         events = sum(read_int(self._tree, path) for path in self._counters)
-        return Throttle(events, tuple(kind for kind, path in self._alerts.items() if read_int(self._tree, path) > 0))
+        return Throttle(events, 0, tuple(kind for kind, path in self._alerts.items() if read_int(self._tree, path) > 0))
 
     def _celsius(self, path: str) -> float | None:
         try:

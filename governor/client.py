@@ -75,7 +75,7 @@ class ClockClient:
         kind, message = str(answer.get("error")), str(answer.get("message"))
         if kind == "no_lease":
             raise LeaseLost(message)
-        raise LeaseRefused(kind, message)
+        raise LeaseRefused(kind, message, str(answer.get("cause", "")), str(answer.get("knob", "")))
 
     def _exchange(self, line: bytes) -> bytes:
         connection = self._connect()

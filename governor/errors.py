@@ -38,10 +38,16 @@ class ClockdUnavailable(GovernorError):
 
 
 class LeaseRefused(GovernorError):
-    """Clockd said no; `reason` is one of the protocol's error kinds."""
+    """Clockd said no; `reason` is one of the protocol's error kinds.
 
-    def __init__(self, reason: str, message: str) -> None:
+    With reason `board` a knob could not be set: `cause` is `denied`, `busy`, `missing` or `refused`, `knob` says which
+    of a clock point's. Clockd has put every clock back by then.
+    """
+
+    def __init__(self, reason: str, message: str, cause: str = "", knob: str = "") -> None:
         self.reason = reason
+        self.cause = cause
+        self.knob = knob
         super().__init__(f"{reason}: {message}")
 
 

@@ -144,7 +144,7 @@ class Clockd:
             self._end_lease("it has expired")
         if self.lease is None and self._ledger.pending():
             raise Refused("not_restored", "clocks of an earlier lease have not gone back yet")
-        self._ledger.remember(board.originals())
+        self._ledger.remember(board.read_knobs())
         self.lease = lease
         try:
             self._applied = board.request(request.point)
@@ -210,7 +210,7 @@ class Clockd:
         self._zones = {zone: value for zone, value in board.thermals().items() if value is not None}
         throttle, before = board.throttle(), self.sampled.throttle
         if before is not None:
-            self.sampled.throttle_events += max(0, throttle.over_current_events - before.over_current_events)
+            self.sampled.throttle_events += max(0, throttle.events - before.events)
             self.sampled.throttle_events += len(set(throttle.alerts) - set(before.alerts))
         self.sampled.throttle = throttle
 

@@ -228,13 +228,13 @@ def test_work_costs_energy_and_low_clocks_stretch_it(run_dir: RunDir, client: Cl
 def test_sigterm_puts_the_clocks_back(tmp_path: Path, run_dir: RunDir) -> None:
     """Told to end, clockd restores the board's files first, removes its socket and page, and exits with 0."""
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
-    before = open_board("auto", root).originals()
+    before = open_board("auto", root).read_knobs()
     with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
         assert client.lease(LOW, 5.0).honoured
         assert open_board("auto", root).observe() == LOW
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
-    assert open_board("auto", root).originals() == before
+    assert open_board("auto", root).read_knobs() == before
     assert not run_dir.socket.exists()
     assert not run_dir.board_page.exists()
 
@@ -243,7 +243,7 @@ def test_sigterm_puts_the_clocks_back(tmp_path: Path, run_dir: RunDir) -> None:
 def test_kill_9_is_undone_by_the_next_one(tmp_path: Path, run_dir: RunDir, heir: str) -> None:
     """A killed clockd leaves clocks and ledger; a new clockd, or `teg restore`, puts the clocks back."""
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
-    before = open_board("auto", root).originals()
+    before = open_board("auto", root).read_knobs()
     with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
         assert client.lease(LOW, 5.0).honoured
         process.kill()
@@ -258,7 +258,7 @@ def test_kill_9_is_undone_by_the_next_one(tmp_path: Path, run_dir: RunDir, heir:
         run_dir.board_page.unlink()
         with clockd(run_dir, "--root", str(root)), ClockClient(run_dir.socket, DEADLINE_S) as client:
             assert client.status()["restore_pending"] is False
-    assert open_board("auto", root).originals() == before
+    assert open_board("auto", root).read_knobs() == before
 
 
 def test_clocks_that_cannot_go_back_are_exit_code_4(tmp_path: Path, run_dir: RunDir) -> None:

@@ -63,29 +63,29 @@ def test_what_is_asked_for_reads_back(board: JetsonBoard, point: ClockPoint) -> 
 )
 def test_what_the_table_lacks_is_refused_before_anything_is_written(board: JetsonBoard, point: ClockPoint) -> None:
     """A value off the table, or an inverted GPU range, raises `NotOffered` and changes nothing."""
-    before = board.originals()
+    before = board.read_knobs()
     with pytest.raises(NotOffered):
         board.request(point)
-    assert board.originals() == before
+    assert board.read_knobs() == before
 
 
 def test_restore_undoes_any_sequence_of_requests(board: JetsonBoard) -> None:
-    """`restore(originals())` puts every knob file back, after whatever points came between."""
-    originals = board.originals()
+    """`restore(read_knobs())` puts every knob file back, after whatever points came between."""
+    originals = board.read_knobs()
     generator = random.Random(3)
     for _ in range(8):
         values = {knob: generator.choice(getattr(board.table, knob)) for knob in KNOBS}
         point = ClockPoint(**values | {"gpu_min_hz": 306_000_000})
         board.request(point)
     board.restore(originals)
-    assert board.originals() == originals
+    assert board.read_knobs() == originals
 
 
 def test_restore_of_nothing_gives_the_boards_own_range(board: JetsonBoard) -> None:
     """Knobs missing from the originals go to the board's own range: all cores, full range, EMC unlocked."""
     board.request(ClockPoint(408_000_000, 306_000_000, 204_000_000, 115_200_000, 4))
     board.restore({})
-    values = board.originals()
+    values = board.read_knobs()
     assert (values["gpu.min_freq"], values["gpu.max_freq"]) == (306_000_000, 1_300_500_000)
     assert values["emc.mrq_rate_locked"] == 0
     assert all(values[f"policy{number}.scaling_max_freq"] == 2_201_600 for number in (0, 4, 8))
@@ -125,4 +125,4 @@ def test_zones_are_known_by_type(board: JetsonBoard) -> None:
 def test_nothing_throttles_at_rest(board: JetsonBoard) -> None:
     """A running fan and cpufreq caps are no throttling."""
     assert board.throttle().alerts == ()
-    assert board.throttle().over_current_events == 0
+    assert (board.throttle().events, board.throttle().brief_events) == (0, 0)

@@ -130,7 +130,7 @@ def test_an_ignored_write_is_found_by_reading_back(virtual: VirtualBoard, time: 
 
 def test_a_restore_that_does_not_take_is_an_error(virtual: VirtualBoard) -> None:
     """Whoever restores must know that it failed, and what."""
-    originals = virtual.originals()
+    originals = virtual.read_knobs()
     virtual.request(LOW)
     virtual.faults = Faults(ignored=frozenset({"gpu_hz"}))
     with pytest.raises(NotRestored, match=r"gpu\.max_freq"):
@@ -138,7 +138,7 @@ def test_a_restore_that_does_not_take_is_an_error(virtual: VirtualBoard) -> None
     assert virtual.observe().cores == 12
     virtual.faults = Faults()
     virtual.restore(originals)
-    assert virtual.originals() == originals
+    assert virtual.read_knobs() == originals
 
 
 def test_throttling_shows(virtual: VirtualBoard, time: VirtualTime) -> None:

@@ -37,7 +37,7 @@ class Desk:
         self.run_dir = RunDir(folder)
         self.run_dir.make()
         self.board = VirtualBoard(lambda: self.now_s, self.sleep)
-        self.originals = self.board.originals()
+        self.originals = self.board.read_knobs()
         self.ledger = ClockLedger(folder / "clocks.ledger", "this-boot")
         page = BoardPage.create(self.run_dir.board_page)
         self.load = VirtualLoad(self.board, self.run_dir)
@@ -72,7 +72,7 @@ class Desk:
         return page
 
     def restored(self) -> bool:
-        return self.board.originals() == self.originals
+        return self.board.read_knobs() == self.originals
 
 
 @pytest.fixture

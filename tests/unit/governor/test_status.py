@@ -19,7 +19,7 @@ from telemetry.rundir import RunDir
 BOARD = BoardReading(
     "virtual:agx-orin", True, False, 5_000_000_000, (612_000_000, None, None, None, None),
     (612_000_000, 306_000_000, 2_133_000_000, 1_497_600_000, 12), 12.5, 0.25, 17.75, 42, 8_000_000_000, 3, 1,
-    {"VDD_GPU_SOC": 7.5}, {"cpu-thermal": 48.5},
+    rails_w={"VDD_GPU_SOC": 7.5}, zones_celsius={"cpu-thermal": 48.5},
 )  # fmt: skip
 VIEW = InstanceView(info(slo_s=0.05), (), 0, 2, 4_000_000_000, 1_500_000_000, 90, Knobs(4, 0))
 
