@@ -7,6 +7,9 @@ GovernorError
   LeaseRefused        clockd said no, with its reason
   LeaseLost           the lease ended before it was released
   NothingToGovern     no live model instance, or none with an objective
+  ServerBusy          another server uses the run directory, or another program a port
+  ServerFailed        the server ended, or did not become ready
+    ModelsFailed      it runs, but some models do not answer
   SearchError
     Infeasible        no point meets the objective
     UnknownPoint      a point that is not on the grid was told
@@ -57,6 +60,26 @@ class LeaseLost(GovernorError):
 
 class NothingToGovern(GovernorError):
     """No live model instance, or none that states an objective."""
+
+
+class ServerBusy(GovernorError):
+    """Another server uses this run directory, or another program one of the ports."""
+
+
+class ServerFailed(GovernorError):
+    """The server ended or did not become ready; `log_path` has its words where they were kept."""
+
+    def __init__(self, message: str, log_path: Path | None) -> None:
+        self.log_path = log_path
+        super().__init__(message + (f"; see {log_path}" if log_path else ""))
+
+
+class ModelsFailed(ServerFailed):
+    """The server runs, but some models do not answer; `reasons` says why, by model."""
+
+    def __init__(self, reasons: dict[str, str], log_path: Path | None) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(f"model '{model}': {reason}" for model, reason in reasons.items()), log_path)
 
 
 class SearchError(GovernorError):

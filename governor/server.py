@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import ipaddress
 import json
@@ -12,12 +11,11 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -27,7 +25,8 @@ from telemetry.rundir import RunDir, default_run_dir
 
 from .backend_folder import assemble_backends, assemble_repository, cache_folder, find_installation, models_in
 from .canary import answers
-from .errors import GovernorError
+from .errors import ModelsFailed, ServerBusy, ServerFailed
+from .ports import ANY, Ports, claim
 
 KEY_HEADER = "teg-api-key"
 """HTTP header of the restricted interfaces; in gRPC metadata it is `triton-grpc-protocol-teg-api-key`."""
@@ -36,35 +35,6 @@ RESTRICTED = "shared-memory,model-repository,trace,logging"
 STOP_S = 8.0
 """How long a server may take to end after SIGTERM."""
 _SHM = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend keeps its regions
-
-
-class ServerBusy(GovernorError):
-    """Another server uses this run directory, or another program one of the ports."""
-
-
-class ServerFailed(GovernorError):
-    """The server ended or did not become ready; `log_path` has its words where they were kept."""
-
-    def __init__(self, message: str, log_path: Path | None) -> None:
-        self.log_path = log_path
-        super().__init__(message + (f"; see {log_path}" if log_path else ""))
-
-
-class ModelsFailed(ServerFailed):
-    """The server runs, but some models do not answer; `reasons` says why, by model."""
-
-    def __init__(self, reasons: dict[str, str], log_path: Path | None) -> None:
-        self.reasons = reasons
-        super().__init__("; ".join(f"model '{model}': {reason}" for model, reason in reasons.items()), log_path)
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where the server listens; 0 asks for a free port."""
-
-    http: int = 0
-    grpc: int = 0
-    metrics: int = 0
 
 
 class TritonServer:
@@ -82,7 +52,7 @@ class TritonServer:
         models: Sequence[str] | None = None,
         run_dir: Path | None = None,
         log_path: Path | None = None,
-        ports: Ports = Ports(),
+        ports: Ports = ANY,
         address: str = "127.0.0.1",
         binary: Path | None = None,
         publish: bool = False,
@@ -221,7 +191,7 @@ class TritonServer:
             folder.mkdir(parents=True)
         assemble_backends(installation, backends, self._extra_backends)
         assemble_repository(self.repository, self.models, repository)
-        self.ports = _claim(self.ports, self.address)
+        self.ports = claim(self.ports, self.address)
         self.api_key = secrets.token_urlsafe(24)
         durable.replace(self.run_dir.api_key, self.api_key.encode(), mode=0o600)
         inherited = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
@@ -296,35 +266,3 @@ _LAUNCHER = (
     "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])",
 )
 """A process of its own for this, because code between fork and exec is not safe in a program with threads."""
-
-
-def _claim(ports: Ports, address: str) -> Ports:
-    """The ports with every 0 replaced by one that is free now; raises `ServerBusy` where one stays taken.
-
-    A server whose parent was killed takes some seconds to go; until then it would answer in the new one's place.
-    """
-    deadline_s = time.monotonic() + STOP_S
-    while True:
-        try:
-            return _free_now(ports, address)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ServerFailed(str(error.strerror), None) from error
-            if time.monotonic() > deadline_s:
-                raise ServerBusy(str(error.strerror)) from error
-        time.sleep(0.1)
-
-
-def _free_now(ports: Ports, address: str) -> Ports:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.ExitStack() as held:
-        numbers = []
-        for name, port in asdict(ports).items():
-            probe = held.enter_context(socket.socket(family))
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                raise OSError(error.errno, f"--{name}-port: {address}:{port}: {error.strerror}") from error
-            numbers.append(int(probe.getsockname()[1]))
-    return Ports(*numbers)

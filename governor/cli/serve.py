@@ -43,7 +43,9 @@ def serve(args: argparse.Namespace) -> int:
     """Serve until a signal or the server's end; 0 after a signal, 1 if it failed, 3 if it would be unsafe."""
     from governor.backend_folder import ModelNotFound, ServerNotInstalled
     from governor.cli import DONE, NO, REFUSED, USAGE
-    from governor.server import Ports, ServerBusy, ServerFailed, TritonServer
+    from governor.errors import ServerBusy, ServerFailed
+    from governor.ports import Ports
+    from governor.server import TritonServer
 
     try:
         if not ipaddress.ip_address(args.address).is_loopback and not args.i_know:
