@@ -22,10 +22,12 @@ from telemetry.metrics import GOVERNOR
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "metrics_governor.txt"
 POINT = {"gpu_hz": 612e6, "batch": 4.0}
 BOARD = BoardReading(
-    "virtual:agx-orin", True, False, 5_000_000_000,
-    (612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, None),
-    (612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, 12),
-    1234.5, 0.25, 17.75, 42, 8_000_000_000, 3, 1, {"VDD_GPU_SOC": 7.5, "VIN_SYS_5V0": 4.25}, {"cpu-thermal": 48.5},
+    board="virtual:agx-orin", virtual=True, observe_only=False, sampled_ns=5_000_000_000,
+    requested=(612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, None),
+    observed=(612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, 12),
+    energy_j=1234.5, energy_error_j=0.25, power_w=17.75, lease_pid=42, lease_expires_ns=8_000_000_000,
+    throttle_events=3, foreign_changes=1,
+    rails_w={"VDD_GPU_SOC": 7.5, "VIN_SYS_5V0": 4.25}, zones_celsius={"cpu-thermal": 48.5},
 )  # fmt: skip
 
 
