@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .errors import NoBoard
-from .jetson import JetsonBoard, Parts
+from .jetson import JetsonBoard
 from .layout import identify
 from .physics import Workload
 from .tree import SysfsTree
@@ -35,7 +35,7 @@ def open_board(
         raise ValueError(f"board must be one of {', '.join(BOARDS)}, got {spec!r}")
     tree = SysfsTree(root)
     layout = identify(tree)
-    board = JetsonBoard(layout.name, Parts.find(tree, layout), clock, sleep)
+    board = JetsonBoard(layout.name, tree, layout, clock, sleep)
     if not any((board.table.gpu_hz, board.table.emc_hz, board.table.cpu_hz)):
         raise NoBoard(f"{layout.name}: no clock is visible to this user")
     return board

@@ -16,7 +16,7 @@ from .errors import BoardError, KnobNotRestored, NodeError, NotOffered, NotResto
 from .layout import Layout
 from .rails import Rails
 from .thermal import Thermal, Throttle
-from .tree import Tree
+from .tree import Patient, Tree
 
 TRUST_AFTER_S = 0.020
 """A read-back sooner after a write may still show the old clock."""
@@ -55,15 +55,17 @@ class Parts:
 
 
 class JetsonBoard:
-    """A `Board` made of discovered parts. `clock` and `sleep` count seconds and come from outside."""
+    """A `Board` made of the parts found in `tree`. `clock` and `sleep` count seconds and come from outside."""
 
     virtual = False
 
-    def __init__(self, name: str, parts: Parts, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, name: str, tree: Tree, layout: Layout, clock: Callable[[], float], sleep: Callable[[float], None]
+    ) -> None:
         self.name = name
         self.notes: tuple[str, ...] = ()
-        self.table = parts.table()
-        self.parts = parts
+        self.parts = Parts.find(Patient(tree, clock, sleep), layout)
+        self.table = self.parts.table()
         self._clock = clock
         self._sleep = sleep
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .clocks import ClockPoint
-from .jetson import JetsonBoard, Parts
+from .jetson import JetsonBoard
 from .layout import identify
 from .physics import AGX_ORIN, SHIPPED, Watts, Workload, mix, shipped
 from .virtual_kernel import Faults, VirtualOrin
@@ -50,7 +50,7 @@ class VirtualBoard(JetsonBoard):
         self._rails = VirtualRails(lambda: self.kernel.faults, power)
         self._thermal = VirtualThermal(lambda: self.kernel.faults, power)
         self.tree = VirtualTree(self.kernel.nodes() | self._rails.nodes() | self._thermal.nodes())
-        super().__init__(NAME, Parts.find(self.tree, identify(self.tree)), clock, sleep)
+        super().__init__(NAME, self.tree, identify(self.tree), clock, sleep)
         self.workloads = {name: shipped(name) for name in SHIPPED} | dict(workloads or {})
         self._backlog: deque[Load] = deque()
 

@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from boards.archive import pack, unpack
 from boards.clocks import ClockPoint
 from boards.discover import open_board
-from boards.errors import KnobDenied, NoBoard, NodeMissing, SensorImplausible, SensorUnavailable
-from boards.tree import SysfsTree, read_int
+from boards.errors import KnobDenied, KnobRefused, NoBoard, NodeMissing, SensorImplausible, SensorUnavailable
+from boards.tree import Patient, SysfsTree, read_int
 from boards.virtual import VirtualBoard
+
+if TYPE_CHECKING:
+    from .conftest import VirtualTime
 
 GPU = "sys/class/devfreq/17000000.gpu"
 EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
@@ -144,3 +149,72 @@ def test_an_archive_stays_below_its_folder(tmp_path: Path, path: str) -> None:
     """A path that leads out of the folder is refused."""
     with pytest.raises(ValueError, match="line 1"):
         unpack(f'{path} "text"', tmp_path)
+
+
+def test_a_file_read_often_is_noticed_when_it_is_replaced_or_gone(files: Path) -> None:
+    """Files read again stay open; one that was changed, replaced or removed reads as what is at its path now."""
+    tree, path = SysfsTree(files), "/sys/class/thermal/thermal_zone0/temp"
+    file = files / path.lstrip("/")
+    assert {read_int(tree, path) for _ in range(4)} == {46_125}
+    file.write_text("51000\n")
+    assert read_int(tree, path) == 51_000
+    (files / "new").write_text("52000\n")
+    (files / "new").rename(file)
+    assert [read_int(tree, path) for _ in range(3)] == [52_000] * 3
+    file.unlink()
+    with pytest.raises(NodeMissing):
+        tree.read(path)
+    file.write_text("53000\n")
+    assert [read_int(tree, path) for _ in range(3)] == [53_000] * 3
+
+
+def test_a_tree_lets_go_of_its_files(files: Path) -> None:
+    """Reading a file any number of times holds one descriptor, and none once the tree is gone."""
+    before = len(os.listdir("/proc/self/fd"))
+    tree = SysfsTree(files)
+    for _ in range(5):
+        tree.read("/sys/class/thermal/thermal_zone0/temp")
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    del tree
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class BusyTree(SysfsTree):
+    """Answers EBUSY to the first writes, or whatever else it is told."""
+
+    def __init__(self, root: Path, times: int, code: int) -> None:
+        super().__init__(root)
+        self.times, self.code, self.tries = times, code, 0
+
+    def write(self, path: str, text: str) -> None:
+        self.tries += 1
+        if self.tries <= self.times:
+            raise KnobRefused(path, "busy", self.code)
+        super().write(path, text)
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EAGAIN])
+@pytest.mark.parametrize(("times", "tries"), [(0, 1), (1, 2), (2, 3), (3, 3), (99, 3)])
+def test_a_busy_knob_is_tried_three_times_within_200_ms(
+    files: Path, time: VirtualTime, code: int, times: int, tries: int
+) -> None:
+    """What is busy once or twice goes through; what stays busy is raised as it is, soon."""
+    tree, started_s = BusyTree(files, times, code), time.now_s
+    patient = Patient(tree, time.clock, time.sleep)
+    if times < 3:
+        patient.write(f"/{GPU}/max_freq", "612000000")
+        assert read_int(patient, f"/{GPU}/max_freq") == 612_000_000
+    else:
+        with pytest.raises(KnobRefused) as refusal:
+            patient.write(f"/{GPU}/max_freq", "612000000")
+        assert refusal.value.code == code
+    assert tree.tries == tries
+    assert time.now_s - started_s <= 0.2
+
+
+def test_what_is_refused_is_not_asked_again(files: Path, time: VirtualTime) -> None:
+    """Only a busy kernel is worth a second try: EINVAL stays EINVAL."""
+    tree = BusyTree(files, 1, errno.EINVAL)
+    with pytest.raises(KnobRefused):
+        Patient(tree, time.clock, time.sleep).write(f"/{GPU}/max_freq", "1")
+    assert (tree.tries, time.now_s) == (1, 1000.0)
