@@ -18,8 +18,11 @@ Json = dict[str, Any]
 
 
 def replace(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Put `content` at `path` so that a reader, or a crash, sees the old file or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Put `content` at `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
+
+    One writer at a time: the temporary file has one name, so that what a crash leaves of it is overwritten.
+    """
+    temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         write_all(descriptor, content)
@@ -57,14 +60,16 @@ class AppendLog:
         fresh = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         size = os.fstat(self._descriptor).st_size
-        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            write_all(self._descriptor, b"\n")
+        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
         if fresh:
             sync_folder(path.parent)
 
     def append(self, record: Json) -> None:
         """Write one record and wait until the disk has it; raises `OSError` (disk full) with the log still readable."""
-        write_all(self._descriptor, encode(record))
+        guard = b"\n" if self._torn else b""
+        self._torn = True  # until all of it is written
+        write_all(self._descriptor, guard + encode(record))
+        self._torn = False
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
@@ -83,7 +88,10 @@ def decode(line: bytes) -> Json | None:
     checksum, _, body = line.partition(b" ")
     if b"%08x" % zlib.crc32(body) != checksum:
         return None
-    record = json.loads(body)
+    try:
+        record = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
     return record if isinstance(record, dict) else None
 
 
@@ -98,7 +106,7 @@ def read_log(path: Path) -> Iterator[Json]:
 def quarantine(path: Path) -> Path:
     """Move a damaged file aside as `<name>.corrupt-<n>` and say where to; nothing is ever deleted."""
     number = 0
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}.corrupt-{number}")):
         number += 1
     path.rename(aside)
     sync_folder(path.parent)
