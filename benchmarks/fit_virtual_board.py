@@ -24,9 +24,10 @@ from scipy.optimize import least_squares
 from boards import physics
 from boards.clocks import ClockPoint
 from boards.physics import AGX_ORIN, LOADERS, Silicon, Surface, Workload
-from boards.virtual_kernel import AGX_ORIN_TABLE
+from boards.profile import read_profile
 
 Table = Any
+CLOCKS = read_profile("agx_orin_64gb").table()
 OUT = Path(physics.__file__).with_name("workloads")
 SOURCE = {
     "measurements": "Jetson AGX Orin developer kit, PyTorch eager; public repository kedar-1401/Dream-Lab on GitHub",
@@ -132,8 +133,8 @@ def saving(
         busy = LOAD * workload.slowdown(point, 1)
         return silicon.idle(point).total_w * (1 - busy) + workload.busy_power_w(point, 1) * busy
 
-    lowest = AGX_ORIN_TABLE.gpu_min_hz[0]
-    clocks = product(AGX_ORIN_TABLE.gpu_hz, AGX_ORIN_TABLE.emc_hz, AGX_ORIN_TABLE.cpu_hz)
+    lowest = CLOCKS.gpu_min_hz[0]
+    clocks = product(CLOCKS.gpu_hz, CLOCKS.emc_hz, CLOCKS.cpu_hz)
     points = [ClockPoint(gpu, lowest, emc, cpu, physics.CORES_MAX) for gpu, emc, cpu in clocks]
     best = min((point for point in points if workload.slowdown(point, 1) <= min(limit, 1 / LOAD)), key=watts)
     return 1 - watts(best) / watts(start), best
@@ -141,7 +142,7 @@ def saving(
 
 def describe_savings() -> None:
     """Print the best saving of each workload at half load and batch 1, and what the assumptions do to it."""
-    unpinned = replace(physics.MAXIMUM, gpu_min_hz=AGX_ORIN_TABLE.gpu_min_hz[0])
+    unpinned = replace(physics.MAXIMUM, gpu_min_hz=CLOCKS.gpu_min_hz[0])
     for name, limit in product(physics.SHIPPED, (1.2, 1.35, 1.5)):
         workload = physics.shipped(name)
         share, best = saving(workload, limit)

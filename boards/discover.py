@@ -30,7 +30,7 @@ def open_board(
     Raises `NoBoard` where there is none: then nothing can be controlled, only observed.
     """
     if spec == NAME:
-        return VirtualBoard(clock, sleep, workloads)
+        return VirtualBoard(spec, clock, sleep, workloads)
     if spec != "auto":
         raise ValueError(f"board must be one of {', '.join(BOARDS)}, got {spec!r}")
     tree = SysfsTree(root)

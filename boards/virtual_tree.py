@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `Tree` in memory: files that are functions, and fail with the errno that the kernel would give."""
+"""A `Tree` in memory: files that are functions, links, and folders that may go away, with the kernel's errors."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -19,12 +19,31 @@ class Node(NamedTuple):
     write: Callable[[str], None] | None = None
 
 
-class VirtualTree:
-    """A `Tree` over nodes in memory."""
+def _nothing() -> tuple[str, ...]:
+    return ()
 
-    def __init__(self, nodes: dict[str, Node]) -> None:
-        self._nodes = nodes
-        self._paths = {path: tuple(path.split("/")) for path in nodes}
+
+class VirtualTree:
+    """A `Tree` over nodes in memory; `links` leads from paths to the real paths of folders.
+
+    `hidden` says which folders are not there now.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        links: Mapping[str, str] | None = None,
+        hidden: Callable[[], Iterable[str]] = _nothing,
+    ) -> None:
+        self.links = dict(links or {})
+        self._nodes = dict(nodes)
+        self._hidden = hidden
+        self._resolved: dict[str, str] = {}
+        self._folders: dict[str, set[str]] = {}
+        for path in (*self._nodes, *self.links):
+            while path:
+                path, _, name = path.rpartition("/")
+                self._folders.setdefault(path, set()).add(name)
 
     def read(self, path: str) -> str:
         """The file's text."""
@@ -45,23 +64,41 @@ class VirtualTree:
 
     def glob(self, pattern: str) -> list[str]:
         """Every file or folder that matches, sorted."""
-        wanted = pattern.split("/")
-        depth = len(wanted)
-        found = {
-            "/".join(parts[:depth])
-            for parts in self._paths.values()
-            if len(parts) >= depth and all(map(fnmatchcase, parts, wanted))
-        }
-        return sorted(found)
+        found = [("", "")]
+        for wanted in pattern.split("/")[1:]:
+            found = [
+                (f"{shown}/{name}", self._follow(f"{real}/{name}"))
+                for shown, real in found
+                for name in self._folders.get(real, ())
+                if fnmatchcase(name, wanted)
+            ]
+        return sorted(shown for shown, real in found if self._is_there(real))
 
     def exists(self, path: str) -> bool:
-        """Whether the path is a file or a folder that holds one."""
-        return path in self._nodes or any(name.startswith(path + "/") for name in self._nodes)
+        """Whether the path leads to a file or a folder."""
+        return self._is_there(self._real(path))
 
     def _node(self, path: str) -> Node:
-        if path not in self._nodes:
+        real = self._real(path)
+        if real not in self._nodes or not self._is_there(real):
             raise os_error(errno.ENOENT)
-        return self._nodes[path]
+        return self._nodes[real]
+
+    def _is_there(self, real: str) -> bool:
+        known = real in self._nodes or real in self._folders
+        return known and not any(real == folder or real.startswith(folder + "/") for folder in self._hidden())
+
+    def _real(self, path: str) -> str:
+        """The path with every link followed."""
+        if path not in self._resolved:
+            real = ""
+            for name in path.split("/")[1:]:
+                real = self._follow(f"{real}/{name}")
+            self._resolved[path] = real
+        return self._resolved[path]
+
+    def _follow(self, real: str) -> str:
+        return self.links.get(real, real)
 
 
 def os_error(code: int) -> OSError:

@@ -35,7 +35,7 @@ def time() -> VirtualTime:
 
 @pytest.fixture
 def virtual(time: VirtualTime) -> VirtualBoard:
-    return VirtualBoard(time.clock, time.sleep)
+    return VirtualBoard("virtual:agx-orin", time.clock, time.sleep)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from boards import physics
 from boards.clocks import KNOBS, ClockPoint
 from boards.errors import WorkloadUnreadable
 from boards.physics import LOWEST, MAXIMUM, SHIPPED, Workload, idle_power_w, shipped
-from boards.virtual_kernel import AGX_ORIN_TABLE as TABLE
+from boards.profile import read_profile
 
+TABLE = read_profile("agx_orin_64gb").table()
 BATCHES = (1, 2.5, 4, 10, 16, 32, 64, 100)
 
 

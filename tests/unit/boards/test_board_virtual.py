@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from boards.clocks import KNOBS, ClockPoint
-from boards.errors import NotRestored, SensorImplausible
+from boards.errors import NotRestored, SensorImplausible, SensorUnavailable
 from boards.physics import MAXIMUM, idle_power_w
 from boards.virtual import Load, VirtualBoard
-from boards.virtual_kernel import Faults
+from boards.virtual_faults import Faults
 
 if TYPE_CHECKING:
     from .conftest import VirtualTime
@@ -42,7 +42,7 @@ def test_load_raises_power_to_what_the_physics_say(virtual: VirtualBoard, time: 
     spend(virtual, time, 1.0, share=0.5)
     point = virtual.observe()
     expected = 0.5 * idle_power_w(point) + 0.5 * virtual.workloads["resnet"].busy_power_w(point, 4)
-    assert virtual.power_w() == pytest.approx(expected, abs=0.1)
+    assert virtual.power_w() == pytest.approx(expected, abs=0.2)
 
 
 def test_busy_time_beyond_the_tick_is_charged_later(virtual: VirtualBoard, time: VirtualTime) -> None:
@@ -68,15 +68,17 @@ def test_rails_average_over_430_ms(virtual: VirtualBoard, time: VirtualTime) -> 
     assert seen[3] == pytest.approx(low + (high - low) * 0.2 / 0.43, abs=0.2)
     assert seen == sorted(seen)
     assert seen[7] < high - 0.5
-    assert seen[8] == pytest.approx(high, abs=0.1)
+    assert seen[8] == pytest.approx(high, abs=0.2)
 
 
 def test_rails_count_in_steps(virtual: VirtualBoard) -> None:
-    """The INA3221 knows 8 mV and 20 mA."""
-    for path in virtual.tree.glob("/sys/class/hwmon/hwmon*/curr*_input"):
-        assert int(virtual.tree.read(path)) % 20 == 0
-    for path in virtual.tree.glob("/sys/class/hwmon/hwmon[23]/in[123]_input"):
-        assert int(virtual.tree.read(path)) % 8 == 0
+    """The INA3221 knows 8 mV and 20 mA; its channels that are not wired answer ENODATA."""
+    for channel in virtual.parts.rails.channels:
+        assert int(virtual.tree.read(channel.files[0])) % 8 == 0
+        assert int(virtual.tree.read(channel.files[1])) % 20 == 0
+    for unwired in ("in1_input", "curr3_input"):
+        with pytest.raises(SensorUnavailable):
+            virtual.tree.read(f"/sys/bus/i2c/devices/1-0041/hwmon/hwmon2/{unwired}")
 
 
 def test_load_warms_the_module(virtual: VirtualBoard, time: VirtualTime) -> None:

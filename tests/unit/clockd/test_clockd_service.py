@@ -15,7 +15,7 @@ import pytest
 from boards.clocks import KNOBS, ClockPoint
 from boards.physics import idle_power_w
 from boards.virtual import VirtualBoard
-from boards.virtual_kernel import Faults
+from boards.virtual_faults import Faults
 from governor.clockd.ledger import ClockLedger
 from governor.clockd.service import Clockd
 from governor.clockd.virtual_load import VirtualLoad
@@ -36,7 +36,7 @@ class Desk:
         self.now_s = 1000.0
         self.run_dir = RunDir(folder)
         self.run_dir.make()
-        self.board = VirtualBoard(lambda: self.now_s, self.sleep)
+        self.board = VirtualBoard("virtual:agx-orin", lambda: self.now_s, self.sleep)
         self.originals = self.board.read_knobs()
         self.ledger = ClockLedger(folder / "clocks.ledger", "this-boot")
         page = BoardPage.create(self.run_dir.board_page)
