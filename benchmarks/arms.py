@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from boards.clocks import ClockPoint
 from governor.client import ClockClient
+from governor.course import SETTLE_S
 from governor.hand import Hand
 from governor.load import LoadPlan, LoadReport, run_load
-from governor.loop import SETTLE_S, counters
 from governor.reader import PageReader
 from governor.trial import Tick
+from governor.window import counters
 from predictor.queueing import quantile
 from telemetry.instance_page import Sample, Status
 from telemetry.rundir import RunDir

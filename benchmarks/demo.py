@@ -28,9 +28,9 @@ from boards.physics import shipped
 from governor.client import ClockClient
 from governor.history import FILE, from_json
 from governor.load import LoadPlan, LoadReport, draw_arrivals, run_load
+from governor.points import clocks_of
 from governor.traffic import batch_values
 from governor.trial import Invalid, TrialRecord, Violated, service_times
-from governor.tuning import clocks_of
 from predictor.queueing import ServiceTimes
 from telemetry.durable import read_log
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from boards.clocks import Applied, ClockPoint, ClockTable
 from telemetry.instance_page import Knobs
 
-from .errors import LeaseLost
+from .errors import LeaseLost, LeaseRefused
 
 KNOBS_TTL_S = 2.0
 log = logging.getLogger("teg.governor")
@@ -61,14 +61,20 @@ class Hand:
         self.changed_s = 0.0
         """When the point was last changed, on the clock given."""
 
-    def hold(self, point: ClockPoint, batch_limits: Mapping[str, int], batch_wait_ns: int = 0) -> float:
-        """Lease `point` and set batch limits by instance, and one wait; seconds that the clocks took to settle."""
+    def hold(self, point: ClockPoint, batch_limits: Mapping[str, int], batch_wait_ns: int = 0) -> Applied:
+        """Lease `point` and set batch limits by instance, and one wait; what became of the clocks.
+
+        A point that asks for nothing needs no lease. Raises `LeaseRefused`; with reason `board` the lease has ended.
+        """
         self._knobs = {instance: Knobs(limit, batch_wait_ns) for instance, limit in batch_limits.items()}
         self._write_knobs(KNOBS_TTL_S)
-        applied = self._clocks.lease(point, self._ttl_s)
-        self.point = point
+        if point == ClockPoint():
+            self._let_go()
+            applied = Applied(point, point, 0.0)
+        else:
+            applied = self._lease(point)
         self.changed_s = self._renewed_s = self._clock()
-        return applied.settle_s
+        return applied
 
     def keep(self) -> None:
         """Renew what is about to expire; raises `LeaseLost` if clockd has taken the lease back."""
@@ -91,6 +97,20 @@ class Hand:
     def release(self) -> None:
         """Give clocks and knobs back now."""
         self._write_knobs(0.0)
+        self._knobs = {}
+        self._let_go()
+
+    def _lease(self, point: ClockPoint) -> Applied:
+        try:
+            applied = self._clocks.lease(point, self._ttl_s)
+        except LeaseRefused as error:
+            if error.reason == "board":
+                self.point = None
+            raise
+        self.point = point
+        return applied
+
+    def _let_go(self) -> None:
         if self.point is not None:
             self.point = None
             try:

@@ -88,7 +88,8 @@ def from_json(row: Mapping[str, Any]) -> TrialRecord:
     outcomes: dict[str, Outcome] = {"feasible": Feasible(), "violated": Violated()}
     outcome = outcomes.get(row["outcome"]) or Invalid(row.get("reason", "unknown"))
     names = ("energy_j", "latency_s", "window_s", "requests", "measured_latency_s")
-    return TrialRecord(dict(row["point"]), outcome, *(row[name] for name in names))
+    later = {name: row[name] for name in ("energy_error_j", "brief_throttles") if name in row}
+    return TrialRecord(dict(row["point"]), outcome, *(row[name] for name in names), **later)
 
 
 def _plain(subject: Subject) -> dict[str, Any]:

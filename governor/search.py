@@ -26,6 +26,7 @@ from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogP
 from botorch.models.model_list_gp_regression import ModelListGP
 
 from .errors import Infeasible, UnknownPoint
+from .points import Best
 from .surfaces import fit_surfaces
 
 KNOBS = ("cores", "cpu_hz", "gpu_hz", "gpu_min_hz", "emc_hz", "batch")
@@ -40,16 +41,6 @@ SURE = 0.75
 """Probability of feasibility above which a point may be recommended, if any is."""
 
 Point = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The point to run at: its joules per request, latency quantile in seconds, and the chance that it is feasible."""
-
-    point: dict[str, float]
-    energy_j: float
-    latency_s: float
-    probability_feasible: float
 
 
 @dataclass(frozen=True, slots=True)

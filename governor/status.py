@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
 from .guard import Slo
-from .search import Best
+from .points import Best
 from .trial import TrialRecord
+
+log = logging.getLogger("teg.governor")
 
 
 class Phase(Enum):
@@ -33,6 +36,12 @@ class Status:
     trials: list[TrialRecord] = field(default_factory=list)
     best: Best | None = None
     leased: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Knobs that the search does without, and why."""
+    alarms: dict[str, str] = field(default_factory=dict)
+    """What needs a person's attention now, in words, by the name of the fault."""
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Requests that the board did not take, by (cause, knob)."""
     faults: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     windows: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -40,3 +49,8 @@ class Status:
     slos: dict[str, Slo] = field(default_factory=dict)
     latency_s: dict[str, float] = field(default_factory=dict)
     """The constrained quantile over the last judged window, by model."""
+
+    def fault(self, kind: str, message: str) -> None:
+        """Count a fault and log it by name."""
+        self.faults[kind] += 1
+        log.warning("%s: %s", kind, message)

@@ -31,6 +31,13 @@ ENOUGH_REQUESTS = 150
 """Before as many requests the tail of what was seen says nothing about that of the replay."""
 
 
+TRAFFIC = frozenset({"load", "idle", "backlog"})
+"""Reasons of invalid trials that lie in the traffic: it changed, there was none, or too much of it was waiting."""
+
+REQUEST_FAILED = frozenset({"clocks", "denied", "busy", "missing", "refused"})
+"""Those of trials whose clocks did not follow, or could not be asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Feasible:
     """The point keeps the SLO."""
@@ -59,6 +66,11 @@ class Tick:
     energy_j: float
     busy_s: float
     requests: int
+    error_j: float = 0.0
+    """Bound on what sampling may have missed of the joules."""
+    power_w: float = 0.0
+    missing_s: float = 0.0
+    """Seconds without a power reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,10 @@ class TrialRecord:
     requests: int = 0
     measured_latency_s: float | None = None
     """The window's own quantile, luck included."""
+    energy_error_j: float = 0.0
+    """Bound on the error of all the window's joules."""
+    brief_throttles: int = 0
+    """Brief over-current events in the window, too few to spoil it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +119,8 @@ class Evidence:
     models: Mapping[str, ModelWindow]
     """By instance."""
     failed: int = 0
+    energy_error_j: float = 0.0
+    brief_throttles: int = 0
 
     def under(self, arrivals_s: Mapping[str, tuple[float, ...]], surprises: Mapping[str, float]) -> Evidence:
         """The same evidence under other arrivals and surprises, by instance."""
@@ -114,7 +132,8 @@ class Evidence:
 
     def record(self, point: dict[str, float]) -> TrialRecord:
         """The record of the trial."""
-        return conclude(point, self.ticks, list(self.models.values()), self.failed)
+        record = conclude(point, self.ticks, list(self.models.values()), self.failed)
+        return replace(record, energy_error_j=self.energy_error_j, brief_throttles=self.brief_throttles)
 
 
 def energy_per_request_j(ticks: Sequence[Tick], rate_hz: float) -> float:

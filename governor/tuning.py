@@ -4,58 +4,67 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from boards.clocks import ClockPoint, ClockTable
 
 from .config import Config
-from .errors import Infeasible
+from .errors import Infeasible, UnknownPoint
 from .guard import Slo
 from .history import AFRESH, History, Subject
+from .points import MakeSearch, Point, Proposal, Searcher, bayesian_search, clocks_of, knob_values, project, without
 from .reader import Snapshot
-from .search import Best, Search
-from .traffic import batch_values
-from .trial import Evidence, TrialRecord, surprise
+from .trial import Evidence, Feasible, Invalid, TrialRecord, surprise
 
-Point = dict[str, float]
+if TYPE_CHECKING:
+    from telemetry.board_page import BoardReading
+
 log = logging.getLogger("teg.governor")
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The next point to try, None when the budget is spent or the search is done; the best so far, None if none is."""
-
-    next: Point | None
-    best: Best | None
-
-
 class Tuning:
-    """The search over one board and the instances it serves, resumed from the trials that earlier runs wrote down."""
+    """The search over one board and the instances it serves, resumed from the trials that earlier runs wrote down.
 
-    def __init__(self, config: Config, table: ClockTable, now: Snapshot, slos: Mapping[str, Slo]) -> None:
+    With no knob to search it proposes nothing, and the fastest point is one that leaves the clocks alone.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        table: ClockTable,
+        now: Snapshot,
+        slos: Mapping[str, Slo],
+        make_search: MakeSearch = bayesian_search,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
         if now.board is None:
             raise ValueError("a board page is needed to know what is tuned")
         self.instances = {view.info.instance: view.info for view in now.instances}
-        knobs = knob_values(config.knobs, table, [info.max_batch for info in self.instances.values()])
-        models = tuple(sorted(info.model for info in self.instances.values()))
-        subject = Subject(now.board.board, now.board.virtual, models, tuple(slos.values()), knobs)
+        self.left_out = dict(left_out or {})
+        """Knobs that the search does without, and why."""
         self.trials: list[TrialRecord] = []
+        self._config, self._table, self._slos, self._make_search = config, table, dict(slos), make_search
+        self._board: BoardReading = now.board
         self._evidence: dict[int, Evidence] = {}
-        self.history = History(config.state_dir, subject)
-        self._search = Search(knobs, next(iter(slos.values())).limit_s, config.seed)
-        self._table = table
         self._budget = config.trials
+        self._open()
         if config.fresh:
             self.history.note(AFRESH, now.now_ns / 1e9)
-        for record in self.history.trials():
-            self.learn(record)
+        self._resume()
+
+    @property
+    def knobs(self) -> dict[str, tuple[float, ...]]:
+        """The values of each knob searched."""
+        return self._search.knobs if self._search else {}
 
     def propose(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> Proposal:
         """What to try next, and the best so far, at the load of these arrivals by instance.
 
         Takes a second or more on a slow processor.
         """
+        if self._search is None:
+            return Proposal(None, None)
         self._judge_again(arrivals_s)
         try:
             point = None if len(self.trials) >= self._budget else self._search.ask()
@@ -69,12 +78,58 @@ class Tuning:
         self.history.add(record, at_s)
         if evidence is not None:
             self._evidence[len(self.trials)] = evidence
-        self.learn(record)
-
-    def learn(self, record: TrialRecord) -> None:
-        """Count a trial; an invalid one teaches nothing."""
         self.trials.append(record)
         self._tell(record)
+
+    def leave_out(self, knob: str, why: str) -> None:
+        """Search without this knob from now on; what was learnt stays learnt where it fits."""
+        log.warning("%s leaves the search: %s", knob, why)
+        self.left_out[knob] = why
+        self._table = without(self._table, [knob])
+        self.history.close()
+        self._open()
+        self._resume()
+        self._tell_all()
+
+    def clocks(self, point: Mapping[str, float]) -> ClockPoint:
+        """The clocks of a search point on this board."""
+        return clocks_of(point, self._table)
+
+    def fastest(self) -> Point:
+        """Every tuned clock at its top and the model's own batch limit: the safe point for latency."""
+        return {name: values[-1] for name, values in self.knobs.items() if name != "batch"}
+
+    def cooler(self, point: Mapping[str, float]) -> Point:
+        """Where to cool down from this point: the cheapest feasible one with no clock above it, else itself."""
+        below = [
+            trial
+            for trial in self.trials
+            if isinstance(trial.outcome, Feasible)
+            and trial.point.keys() == point.keys()
+            and all(value <= point[name] for name, value in trial.point.items() if name != "batch")
+        ]
+        return dict(min(below, key=lambda trial: trial.energy_j or 0.0).point if below else point)
+
+    def batch_limits(self, point: Mapping[str, float]) -> dict[str, int]:
+        """Batch limit by instance: the point's, or the model's own."""
+        return {name: int(point.get("batch", info.max_batch)) for name, info in self.instances.items()}
+
+    def _open(self) -> None:
+        """The search over the knobs that are left, and the history of that subject."""
+        batches = [info.max_batch for info in self.instances.values()]
+        knobs = knob_values([name for name in self._config.knobs if name not in self.left_out], self._table, batches)
+        models = tuple(sorted(info.model for info in self.instances.values()))
+        subject = Subject(self._board.board, self._board.virtual, models, tuple(self._slos.values()), knobs)
+        self.history = History(self._config.state_dir, subject)
+        slo_s = next(iter(self._slos.values())).limit_s
+        self._search: Searcher | None = self._make_search(knobs, slo_s, self._config.seed) if knobs else None
+
+    def _resume(self) -> None:
+        """Learn from earlier runs. Their invalid trials are shown and cost this run nothing of its budget."""
+        for record in self.history.trials():
+            self._budget += isinstance(record.outcome, Invalid)
+            self.trials.append(record)
+            self._tell(record)
 
     def _judge_again(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> None:
         """Bring every trial of this run to the same load, so that early and late ones can be compared."""
@@ -84,40 +139,20 @@ class Tuning:
         surprises = {name: surprise([evidence.models[name] for evidence in now.values()]) for name in arrivals_s}
         for number, evidence in now.items():
             self.trials[number] = evidence.under(arrivals_s, surprises).record(self.trials[number].point)
-        self._search.forget()
-        for record in self.trials:
-            self._tell(record)
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        if self._search is not None:
+            self._search.forget()
+            for record in project(self.trials, self._search.knobs):
+                self._tell(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        if record.energy_j is not None and record.latency_s is not None:
+        """Tell the search of a trial that measured something."""
+        if self._search is None or record.energy_j is None or record.latency_s is None:
+            return
+        try:
             self._search.tell(record.point, record.latency_s, record.energy_j)
-
-    def clocks(self, point: Mapping[str, float]) -> ClockPoint:
-        """The clocks of a search point on this board."""
-        return clocks_of(point, self._table)
-
-    def fastest(self) -> Point:
-        """Every tuned clock at its top and the model's own batch limit: the safe point for latency."""
-        return {name: values[-1] for name, values in self._search.knobs.items() if name != "batch"}
-
-    def batch_limits(self, point: Mapping[str, float]) -> dict[str, int]:
-        """Batch limit by instance: the point's, or the model's own."""
-        return {name: int(point.get("batch", info.max_batch)) for name, info in self.instances.items()}
-
-
-def clocks_of(point: Mapping[str, float], table: ClockTable) -> ClockPoint:
-    """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where the board has one."""
-    clocks = {name: int(value) for name, value in point.items() if name != "batch"}
-    if "gpu_hz" in clocks and table.gpu_min_hz:
-        clocks["gpu_min_hz"] = clocks["gpu_hz"]
-    return ClockPoint(**clocks)
-
-
-def knob_values(names: Sequence[str], table: ClockTable, max_batches: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The values to search: what the board offers, and batch limits while there is a single instance."""
-    values: dict[str, tuple[int, ...]] = {
-        name: offered for name in names if name != "batch" and (offered := getattr(table, name))
-    }
-    if "batch" in names and len(max_batches) == 1:
-        values["batch"] = batch_values(max_batches)
-    return values
+        except (UnknownPoint, ValueError) as error:
+            # A history that somebody wrote by hand must not stop the governor.
+            log.warning("a trial of the history teaches nothing: %s", error)

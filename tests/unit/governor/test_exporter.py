@@ -13,7 +13,7 @@ import pytest
 
 from governor.exporter import RETRY_S, Exporter
 from governor.guard import Slo
-from governor.search import Best
+from governor.points import Best
 from governor.status import Phase, Status
 from governor.trial import Feasible, Invalid, TrialRecord, Violated
 from telemetry.board_page import BoardReading

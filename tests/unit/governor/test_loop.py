@@ -9,9 +9,9 @@ import pytest
 from device import SLO_S, TICK_S, config, governed, info, simulation
 
 from boards.clocks import ClockPoint
+from governor.demand import load_changed
 from governor.hand import KNOBS_TTL_S
 from governor.history import FILE
-from governor.loop import load_changed
 from governor.simulation import SimulatedModel, Simulation
 from governor.status import Phase
 from governor.trial import Invalid, Violated
@@ -69,7 +69,7 @@ def test_a_governor_that_hangs_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lost_lease_costs_one_trial(tmp_path: Path) -> None:
-    """A lease that clockd takes back in a trial makes it invalid; the governor starts over and finishes by itself."""
+    """A lease that clockd takes back in a trial makes it invalid; the governor starts over, its budget untouched."""
     with governed(simulation(), config(tmp_path, trials=4)) as device:
         device.until_phase(Phase.MEASURING)
         device.run(1.0)
@@ -78,7 +78,7 @@ def test_a_lost_lease_costs_one_trial(tmp_path: Path) -> None:
         assert device.outcomes == ["clockd"]
         assert device.status.faults == {"clockd": 1}
         device.until_phase(Phase.HOLDING)
-        assert device.outcomes[1:] == ["feasible"] * 3
+        assert device.outcomes[1:] == ["feasible"] * 4
         assert device.points[1] == device.points[0]
 
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points of the search space, and what a search must offer. Nothing here needs torch: `search.py` alone does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from boards.clocks import KNOBS, ClockPoint, ClockTable
+
+from .traffic import batch_values
+from .trial import TrialRecord
+
+Point = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The point to run at: its joules per request, latency quantile in seconds, and the chance that it is feasible."""
+
+    point: Point
+    energy_j: float
+    latency_s: float
+    probability_feasible: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The next point to try, None when the budget is spent or the search is done; the best so far, None if none is."""
+
+    next: Point | None
+    best: Best | None
+
+
+class Searcher(Protocol):
+    """What proposes points; `search.Search` in the product."""
+
+    knobs: dict[str, tuple[float, ...]]
+    """The values of each knob searched, ascending."""
+
+    def ask(self) -> Point | None:
+        """The next point to try, None when no more are worth it; raises `Infeasible`."""
+        ...
+
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
+        """What a trial measured; raises `UnknownPoint`."""
+        ...
+
+    def forget(self) -> None:
+        """Forget what was told, to be told again."""
+        ...
+
+    def best(self) -> Best | None:
+        """The best point so far."""
+        ...
+
+
+MakeSearch = Callable[[Mapping[str, Sequence[float]], float, int], Searcher]
+"""A search over knobs, for a latency limit in seconds, with a seed."""
+
+
+def bayesian_search(knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int) -> Searcher:
+    """The product's search; importing torch for it takes seconds, so that it happens no earlier than here."""
+    from .search import Search
+
+    return Search(knobs, slo_s, seed)
+
+
+def clocks_of(point: Mapping[str, float], table: ClockTable) -> ClockPoint:
+    """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where the board has one."""
+    clocks = {name: int(value) for name, value in point.items() if name != "batch"}
+    if "gpu_hz" in clocks and table.gpu_min_hz:
+        clocks["gpu_min_hz"] = clocks["gpu_hz"]
+    return ClockPoint(**clocks)
+
+
+def knob_values(names: Iterable[str], table: ClockTable, max_batches: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The values to search: what the board offers, and batch limits while there is a single instance."""
+    values: dict[str, tuple[int, ...]] = {
+        name: offered for name in names if name != "batch" and (offered := getattr(table, name))
+    }
+    if "batch" in names and len(max_batches) == 1:
+        values["batch"] = batch_values(max_batches)
+    return values
+
+
+def without(table: ClockTable, knobs: Collection[str]) -> ClockTable:
+    """The table without these knobs."""
+    return replace(table, **{knob: () for knob in KNOBS if knob in knobs})
+
+
+def project(records: Sequence[TrialRecord], knobs: Collection[str]) -> list[TrialRecord]:
+    """The trials as a search over fewer knobs sees them, with points of these knobs alone.
+
+    Of trials that differ only in knobs left out, those count that had these highest: there a knob stays, within its
+    power mode, that nobody asks for.
+    """
+    dropped = sorted({name for record in records for name in record.point} - set(knobs))
+    rows = [
+        (
+            replace(record, point={name: record.point[name] for name in record.point if name in knobs}),
+            tuple(record.point.get(name, math.inf) for name in dropped),
+        )
+        for record in records
+        if set(knobs) <= set(record.point)
+    ]
+    highest: dict[tuple[tuple[str, float], ...], tuple[float, ...]] = {}
+    for record, height in rows:
+        key = tuple(sorted(record.point.items()))
+        highest[key] = max(height, highest.get(key, height))
+    return [record for record, height in rows if height == highest[tuple(sorted(record.point.items()))]]
