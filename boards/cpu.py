@@ -4,113 +4,176 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from .errors import NodeError
+from .errors import NodeError, SensorImplausible
+from .limits import Limits
 from .tree import Tree, read_int
 
-_POLICIES = "/sys/devices/system/cpu/cpufreq"
 _CPUS = "/sys/devices/system/cpu"
 _MEASURED_TOLERANCE = 0.05
 """`cpuinfo_cur_freq` is counted over a few microseconds; over-current halves it, which is far more than this."""
 
 
-@dataclass(frozen=True, slots=True)
 class Policy:
-    """Cores that share a clock."""
+    """Cores that share a clock. They need not be neighbours: on TX2 policy 0 has cores 0, 3, 4 and 5."""
 
-    number: int
-    cpus: tuple[int, ...]
-
-    @property
-    def folder(self) -> str:
-        """Where its files lie."""
-        return f"{_POLICIES}/policy{self.number}"
-
-
-class Cpus:
-    """All cores and their policies. Frequencies in Hz."""
-
-    def __init__(self, tree: Tree, policies: tuple[Policy, ...]) -> None:
+    def __init__(self, tree: Tree, number: int) -> None:
         self._tree = tree
-        self.policies = policies
-
-    @classmethod
-    def find(cls, tree: Tree) -> Cpus:
-        """The policies of this machine, by number."""
-        policies = []
-        for path in tree.glob(f"{_POLICIES}/policy*/related_cpus"):
-            number = int(re.findall(r"policy(\d+)", path)[0])
-            policies.append(Policy(number, tuple(int(word) for word in tree.read(path).split())))
-        return cls(tree, tuple(sorted(policies, key=lambda policy: policy.number)))
-
-    def frequencies(self) -> tuple[int, ...]:
-        """The steps that every policy offers, ascending."""
-        sets = [
-            {1000 * int(word) for word in self._tree.read(f"{policy.folder}/scaling_available_frequencies").split()}
-            for policy in self.policies
-        ]
-        return tuple(sorted(set.intersection(*sets))) if sets else ()
-
-    def core_counts(self) -> tuple[int, ...]:
-        """How many cores may be online: whole policies, so that no core runs beside a dark cluster's clock."""
-        counts, total = [], 0
-        for policy in self.policies:
-            total += len(policy.cpus)
-            counts.append(total)
-        return tuple(counts)
-
-    def online(self, cpu: int) -> bool:
-        """Whether a core is online; one without the file cannot be taken off."""
-        path = f"{_CPUS}/cpu{cpu}/online"
-        return not self._tree.exists(path) or read_int(self._tree, path) == 1
-
-    def observe(self) -> tuple[int | None, int | None]:
-        """Upper limit of the online cores, and how many they are; None on a machine without cpufreq.
-
-        Where policies disagree the limit is their mean, which no request reads back as.
-        """
-        if not self.policies:
-            return None, None
-        cores = [sum(map(self.online, policy.cpus)) for policy in self.policies]
-        limits = [self._observe_policy(policy) for policy, on in zip(self.policies, cores, strict=True) if on]
-        return round(sum(limits) / len(limits)), sum(cores)
-
-    def limit_khz(self, policy: Policy) -> int:
-        """A policy's upper limit as it reads back, in kHz."""
-        return read_int(self._tree, f"{policy.folder}/scaling_max_freq")
-
-    def request(self, limit_hz: int) -> None:
-        """Ask every online core to stay at or below a limit."""
-        for policy in self.policies:
-            if self.active(policy):
-                self.request_policy(policy, limit_hz // 1000)
-
-    def request_policy(self, policy: Policy, limit_khz: int) -> None:
-        """Ask one policy to stay at or below a limit in kHz; refused (EBUSY, EIO) while all its cores are offline."""
-        self._tree.write(f"{policy.folder}/scaling_max_freq", str(limit_khz))
-
-    def request_online(self, cpu: int, *, online: bool) -> None:
-        """Bring a core online or take it off; cpu0 stays on, whatever is asked."""
-        if cpu != 0 and self.online(cpu) != online:
-            self._tree.write(f"{_CPUS}/cpu{cpu}/online", str(int(online)))
-
-    def all_cpus(self) -> tuple[int, ...]:
-        """Every core, online or not."""
-        return tuple(cpu for policy in self.policies for cpu in policy.cpus)
-
-    def active(self, policy: Policy) -> bool:
-        """Whether any of a policy's cores is online."""
-        return any(map(self.online, policy.cpus))
-
-    def _observe_policy(self, policy: Policy) -> int:
-        """The limit, unless the measured clock shows another one: above the limit, or below the lower limit."""
-        limit = self.limit_khz(policy)
+        self.number = number
+        self.folder = f"{_CPUS}/cpufreq/policy{number}"
+        self.cpus = tuple(map(int, tree.read(f"{self.folder}/related_cpus").split()))
+        self.range = Limits(tree, f"{self.folder}/scaling_min_freq", f"{self.folder}/scaling_max_freq")
         try:
-            measured = read_int(self._tree, f"{policy.folder}/cpuinfo_cur_freq")
-            lowest = read_int(self._tree, f"{policy.folder}/scaling_min_freq")
+            words = tree.read(f"{self.folder}/scaling_available_frequencies").split()
+        except NodeError:
+            # Thor's driver lists none.
+            words = []
+        self.steps_hz = tuple(sorted(1000 * int(word) for word in words))
+
+    def observe_hz(self) -> int:
+        """The upper limit, unless the measured clock shows another one: above it, or below the lower limit."""
+        lowest, limit = self.range.read()
+        try:
+            measured = read_int(self._tree, f"{self.folder}/cpuinfo_cur_freq")
         except NodeError:
             return 1000 * limit
         above = measured > limit * (1 + _MEASURED_TOLERANCE)
         below = measured < min(lowest, limit) * (1 - _MEASURED_TOLERANCE)
         return 1000 * (measured if above or below else limit)
+
+
+class Cpus:
+    """All cores and their policies. Frequencies in Hz."""
+
+    def __init__(self, tree: Tree, policies: tuple[Policy, ...] = ()) -> None:
+        self._tree = tree
+        self.policies = policies
+        self._spare: frozenset[int] = frozenset()
+        """Cores that were online at rest, and so may be used."""
+        self._masked = False
+
+    @classmethod
+    def find(cls, tree: Tree) -> Cpus:
+        """The policies of this machine, by number."""
+        numbers = [int(re.findall(r"policy(\d+)", path)[0]) for path in tree.glob(f"{_CPUS}/cpufreq/policy*")]
+        cpus = cls(tree, tuple(Policy(tree, number) for number in sorted(numbers)))
+        cpus.rescan()
+        return cpus
+
+    def rescan(self) -> None:
+        """Take the limits as they stand, and the cores that are online, for those at rest."""
+        self._check_mask()
+        self._spare = self.online()
+        for policy in self._active():
+            policy.range.rescan()
+
+    def frequencies(self) -> tuple[int, ...]:
+        """The steps that every policy offers, ascending; none where the driver lists none."""
+        sets = [set(policy.steps_hz) for policy in self.policies]
+        return tuple(sorted(set.intersection(*sets))) if sets else ()
+
+    def offered(self) -> tuple[int, ...]:
+        """The steps within the upper limit at rest, which cpufreq never exceeds."""
+        limits = [1000 * policy.range.rest[1] for policy in self.policies if policy.range.rest]
+        return tuple(hz for hz in self.frequencies() if hz <= min(limits, default=0)) or self.frequencies()[:1]
+
+    def core_counts(self) -> tuple[int, ...]:
+        """How many cores may be online: whole policies, so that no core runs beside a dark cluster's clock.
+
+        Cores that were offline at rest (a power mode's doing) stay out of it.
+        """
+        counts: list[int] = []
+        for policy in self.policies:
+            here = len(self._spare.intersection(policy.cpus))
+            if here:
+                counts.append(here + (counts[-1] if counts else 0))
+        return tuple(counts)
+
+    def all_cpus(self) -> tuple[int, ...]:
+        """Every core, online or not, policy by policy."""
+        return tuple(cpu for policy in self.policies for cpu in policy.cpus)
+
+    def online(self) -> frozenset[int]:
+        """The cores that are online: one read, where the kernel's list can be trusted."""
+        return self._listed() if self._masked else self._each()
+
+    def observe(self) -> tuple[int | None, int | None]:
+        """Upper limit of the online cores, and how many they are; None where there is no such knob.
+
+        Where policies disagree the limit is their mean, which no request reads back as.
+        """
+        if not self.policies:
+            return None, None
+        online = self.online()
+        if not self.frequencies():
+            return None, len(online)
+        limits = [policy.observe_hz() for policy in self._active(online)]
+        return round(sum(limits) / len(limits)) if limits else None, len(online)
+
+    def knobs(self) -> dict[str, int]:
+        """The knob files and what they read; those of a policy without online cores cannot be read or written."""
+        values: dict[str, int] = {}
+        online = self.online()
+        for policy in self._active(online) if self.frequencies() else []:
+            names = (f"policy{policy.number}.scaling_min_freq", f"policy{policy.number}.scaling_max_freq")
+            values |= zip(names, policy.range.read(), strict=True)
+        return values | {f"cpu{cpu}.online": int(cpu in online) for cpu in self.all_cpus()}
+
+    def ask(self, limit_hz: int | None, cores: int | None) -> None:
+        """Ask every online core to stay at or below a limit, and for a number of cores.
+
+        Cores come online before their clock is written and go off after it: an offline policy refuses (EBUSY). Those
+        that come online must not bring an older limit with them.
+        """
+        before = self.online()
+        usable = [cpu for cpu in self.all_cpus() if cpu in self._spare]
+        wanted = usable[:cores] if cores is not None else []
+        if self.frequencies() and limit_hz is None and not before.issuperset(wanted):
+            limit_hz, _ = self.observe()
+        for cpu in wanted:
+            self.request_online(cpu, online=True)
+        if limit_hz is not None:
+            for policy in self._active():
+                self.request_policy(policy, policy.range.lowest_below(limit_hz // 1000), limit_hz // 1000)
+        for cpu in usable[cores:] if cores is not None else []:
+            self.request_online(cpu, online=False)
+
+    def request_policy(self, policy: Policy, lowest_khz: int | None, highest_khz: int | None) -> None:
+        """Ask one policy for limits in kHz; refused (EBUSY, EIO) while all its cores are offline."""
+        policy.range.request(lowest_khz, highest_khz)
+
+    def request_online(self, cpu: int, *, online: bool) -> None:
+        """Bring a core online or take it off; cpu0 stays on, whatever is asked."""
+        if cpu != 0 and self._is_online(cpu) != online:
+            self._tree.write(f"{_CPUS}/cpu{cpu}/online", str(int(online)))
+            self._check_mask()
+
+    def _check_mask(self) -> None:
+        """A list that does not follow the cores is no kernel's, but a plain file of an exported tree."""
+        self._masked = self._tree.exists(f"{_CPUS}/online") and self._listed() == self._each()
+
+    def _listed(self) -> frozenset[int]:
+        return frozenset(parse_cpus(self._tree, f"{_CPUS}/online")).intersection(self.all_cpus())
+
+    def _each(self) -> frozenset[int]:
+        return frozenset(cpu for cpu in self.all_cpus() if self._is_online(cpu))
+
+    def _is_online(self, cpu: int) -> bool:
+        """One core; one without the file cannot be taken off."""
+        path = f"{_CPUS}/cpu{cpu}/online"
+        return not self._tree.exists(path) or read_int(self._tree, path) == 1
+
+    def _active(self, online: frozenset[int] | None = None) -> list[Policy]:
+        """The policies of which any core is online."""
+        here = self.online() if online is None else online
+        return [policy for policy in self.policies if not here.isdisjoint(policy.cpus)]
+
+
+def parse_cpus(tree: Tree, path: str) -> list[int]:
+    """The numbers in a list such as `0,3-5` (Linux cputopology)."""
+    text = tree.read(path)
+    try:
+        spans = [tuple(map(int, span.split("-"))) for span in text.split(",")]
+    except ValueError as error:
+        raise SensorImplausible(path, f"expected a list of cores, found {text[:40]!r}") from error
+    return [cpu for span in spans for cpu in range(span[0], span[-1] + 1)]

@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from .errors import NodeError
+from .layout import Layout
+from .limits import Limits
 from .tree import Tree, read_int
+
+_CLASS = "/sys/class/devfreq"
 
 
 class Gpu:
@@ -13,22 +19,40 @@ class Gpu:
     def __init__(self, tree: Tree, folder: str) -> None:
         self._tree = tree
         self.folder = folder
+        self.range = Limits(tree, f"{folder}/min_freq", f"{folder}/max_freq")
+        self._steps: tuple[int, ...] = ()
 
     @classmethod
-    def find(cls, tree: Tree, of_names: frozenset[str]) -> Gpu | None:
-        """The devfreq device whose device-tree node bears one of these names; None early in boot, before power-up."""
-        for path in tree.glob("/sys/class/devfreq/*/device/of_node/name"):
-            if tree.read(path) in of_names:
-                return cls(tree, path.removesuffix("/device/of_node/name"))
-        return None
+    def find(cls, tree: Tree, layout: Layout) -> Gpu | None:
+        """The devfreq device of the GPU; None early in boot, before its first power-up registers it."""
+        folder = _folder(tree, layout)
+        if folder is None:
+            return None
+        gpu = cls(tree, folder)
+        gpu.rescan()
+        return gpu
+
+    def rescan(self) -> None:
+        """Read the table, and the limits as they stand at rest."""
+        self._steps = tuple(sorted(map(int, self._tree.read(f"{self.folder}/available_frequencies").split())))
+        self.range.rescan()
 
     def frequencies(self) -> tuple[int, ...]:
-        """The steps of the table, ascending."""
-        return tuple(sorted(int(word) for word in self._tree.read(f"{self.folder}/available_frequencies").split()))
+        """Every step of the table, ascending."""
+        return self._steps
+
+    def offered(self) -> tuple[int, ...]:
+        """The steps that the upper limit at rest lets through: one between two steps stands for the higher (nvgpu)."""
+        _, highest = self.range.rest or (0, self._steps[-1])
+        return self._steps[: bisect_left(self._steps, highest) + 1]
 
     def limits(self) -> tuple[int, int]:
-        """Lower and upper limit as they read back: the range in force, other users' limits included."""
-        return read_int(self._tree, f"{self.folder}/min_freq"), read_int(self._tree, f"{self.folder}/max_freq")
+        """Lower and upper limit as they read back."""
+        return self.range.read()
+
+    def knobs(self) -> dict[str, int]:
+        """The knob files and what they read."""
+        return dict(zip(("gpu.min_freq", "gpu.max_freq"), self.limits(), strict=True))
 
     def observe(self) -> tuple[int, int]:
         """Lower and upper limit, corrected by the clock itself: one outside its limits gives the lie to the nearer."""
@@ -44,14 +68,23 @@ class Gpu:
             return current, max(current, min(highest, current))
         return lowest, highest
 
-    def request(self, lowest_hz: int, highest_hz: int) -> None:
-        """Ask for a range.
+    def ask(self, gpu_hz: int | None, gpu_min_hz: int | None) -> None:
+        """Ask for an upper limit, a lower one, or both; a lower one that is not asked for is that at rest."""
+        highest = gpu_hz if gpu_hz is not None else max(self.limits()[1], gpu_min_hz or 0)
+        self.request(gpu_min_hz if gpu_min_hz is not None else self.range.lowest_below(highest), highest)
 
-        Growing upwards the upper limit goes first, else the lower: 4.9 kernels refuse an inverted range with EINVAL,
-        and later ones let the upper limit win.
-        """
-        _, current_highest = self.limits()
-        order = ("max_freq", "min_freq") if highest_hz >= current_highest else ("min_freq", "max_freq")
-        values = {"min_freq": lowest_hz, "max_freq": highest_hz}
-        for name in order:
-            self._tree.write(f"{self.folder}/{name}", str(values[name]))
+    def request(self, lowest_hz: int, highest_hz: int) -> None:
+        """Ask for a range."""
+        self.range.request(lowest_hz, highest_hz)
+
+
+def _folder(tree: Tree, layout: Layout) -> str | None:
+    for path in tree.glob(f"{_CLASS}/*/device/of_node/name"):
+        try:
+            if tree.read(path) in layout.gpu_of_names:
+                return path.removesuffix("/device/of_node/name")
+        except NodeError:
+            # Another device that is just going away does not hide this one.
+            continue
+    found = tree.glob(f"{_CLASS}/{layout.gpu_class}") if layout.gpu_class else []
+    return found[0] if found else None

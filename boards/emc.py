@@ -6,68 +6,99 @@ The firmware may report success for a write that it refused (mainline bpmp-debug
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 
 from .errors import NodeError
+from .layout import Layout
 from .tree import Tree, read_int
 
-
-@dataclass(frozen=True, slots=True)
-class EmcState:
-    """What must be put back to undo a lock."""
-
-    rate_hz: int
-    locked: int
-    enabled: int
-    """The file `state`: whether the clock has a vote of ours."""
+_TABLES = ("dvfs_table", "dvfs")
+"""On Orin and on Thor; TX2 and Xavier list none."""
+_TOP_HZ = 2**63 - 1
 
 
 class Emc:
     """The EMC clock in BPMP debugfs. Frequencies in Hz."""
 
-    def __init__(self, tree: Tree, folder: str, lockable_hz: tuple[int, ...], cap: str) -> None:
+    def __init__(self, tree: Tree, layout: Layout) -> None:
         self._tree = tree
-        self.folder = folder
-        self._lockable_hz = lockable_hz
-        self._cap = cap
+        self._layout = layout
+        folder = layout.emc_folder
+        self.rate_path = f"{folder}/rate"
+        flags = {"emc.mrq_rate_locked": f"{folder}/mrq_rate_locked", "emc.state": f"{folder}/state"}
+        if layout.bwmgr_halt:
+            flags["emc.bwmgr_halt"] = layout.bwmgr_halt
+        self.flags = {name: path for name, path in flags.items() if tree.exists(path)}
+        """Knob name -> file of every switch that belongs to a lock."""
+        self.proven = layout.emc_lockable_hz is not None
+        """Whether all rates are known to hold."""
+        lowest, highest = (read_int(tree, f"{folder}/{name}") for name in ("min_rate", "max_rate"))
+        self._rates = tuple(rate for rate in self._candidates() if lowest <= rate <= highest)
+        self._cap_hz = _TOP_HZ
 
     @classmethod
-    def find(cls, tree: Tree, folder: str, lockable_hz: tuple[int, ...], cap: str) -> Emc | None:
+    def find(cls, tree: Tree, layout: Layout) -> Emc | None:
         """The EMC clock; None where debugfs is absent or hidden from this user."""
-        return cls(tree, folder, lockable_hz, cap) if tree.exists(f"{folder}/mrq_rate_locked") else None
+        if not tree.exists(f"{layout.emc_folder}/mrq_rate_locked"):
+            return None
+        emc = cls(tree, layout)
+        emc.rescan()
+        return emc
+
+    def rescan(self) -> None:
+        """Read the power mode's cap. Neither file says what was not granted; that shows when the rate is read back."""
+        self._cap_hz = _TOP_HZ
+        for path in (self._layout.emc_cap, self._layout.emc_iso_cap):
+            try:
+                cap_hz = read_int(self._tree, path)
+            except NodeError:
+                # Each JetPack has one of the two.
+                continue
+            if cap_hz > 0:
+                self._cap_hz = min(self._cap_hz, cap_hz)
 
     def frequencies(self) -> tuple[int, ...]:
-        """Rates that can be locked under the cap in force, ascending."""
-        lowest, highest = self._read("min_rate"), self._read("max_rate")
-        try:
-            highest = min(highest, read_int(self._tree, self._cap))
-        except NodeError:
-            # JetPack 5 keeps its cap elsewhere; what was not granted shows when the rate is read back.
-            highest = self._read("max_rate")
-        return tuple(rate for rate in self._lockable_hz if lowest <= rate <= highest)
+        """Every rate that can be locked, or tried where none is proven, ascending."""
+        return self._rates
+
+    def offered(self) -> tuple[int, ...]:
+        """Those under the power mode's cap."""
+        return tuple(rate for rate in self._rates if rate <= self._cap_hz)
 
     def observe(self) -> int:
         """The rate now."""
-        return self._read("rate")
+        return read_int(self._tree, self.rate_path)
+
+    def knobs(self) -> dict[str, int]:
+        """The knob files and what they read; an unlocked rate is the firmware's own affair and not among them."""
+        values = {name: read_int(self._tree, path) for name, path in self.flags.items()}
+        return values | {"emc.rate": self.observe()} if values["emc.mrq_rate_locked"] == 1 else values
 
     def request(self, rate_hz: int) -> None:
         """Lock the memory controller at a rate: the lock first, for an unlocked rate belongs to the firmware."""
-        for name, value in (("mrq_rate_locked", 1), ("state", 1), ("rate", rate_hz)):
-            self._write(name, value)
+        for path in self.flags.values():
+            self._tree.write(path, "1")
+        self._tree.write(self.rate_path, str(rate_hz))
 
-    def state(self) -> EmcState:
-        """What must be put back to undo a lock."""
-        return EmcState(self._read("rate"), self._read("mrq_rate_locked"), self._read("state"))
+    def restore(self, values: dict[str, int]) -> None:
+        """Put knob files back: the rate while it is still locked, then the flags."""
+        rate_hz = values.get("emc.rate")
+        if rate_hz is not None and read_int(self._tree, self.flags["emc.mrq_rate_locked"]):
+            self._tree.write(self.rate_path, str(rate_hz))
+        for name, path in self.flags.items():
+            if name in values:
+                self._tree.write(path, str(values[name]))
 
-    def restore(self, state: EmcState) -> None:
-        """Put a state back: the rate while it is still locked, then the flags."""
-        if self._read("mrq_rate_locked"):
-            self._write("rate", state.rate_hz)
-        self._write("mrq_rate_locked", state.locked)
-        self._write("state", state.enabled)
-
-    def _read(self, name: str) -> int:
-        return read_int(self._tree, f"{self.folder}/{name}")
-
-    def _write(self, name: str, value: int) -> None:
-        self._tree.write(f"{self.folder}/{name}", str(value))
+    def _candidates(self) -> tuple[int, ...]:
+        """Proven rates, else whatever the table file lists, else those that boards of this kind are known to list."""
+        if self._layout.emc_lockable_hz is not None:
+            return self._layout.emc_lockable_hz
+        for name in _TABLES:
+            try:
+                numbers = re.findall(r"\d+", self._tree.read(f"{self._layout.emc_folder}/{name}"))
+            except NodeError:
+                continue
+            # Beside the rates stand row numbers and voltages, which are far below the lowest rate.
+            if rates := {int(number) for number in numbers if int(number) >= 10_000_000}:
+                return tuple(sorted(rates))
+        return self._layout.emc_known_hz

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
+from typing import TypeVar
 
-from .clocks import Applied, ClockPoint, ClockTable
-from .cpu import Cpus
-from .devfreq import Gpu
-from .emc import Emc, EmcState
-from .errors import BoardError, KnobNotRestored, NodeError, NotOffered, NotRestored
+from .clocks import KNOBS, Applied, ClockPoint
+from .errors import BoardError, KnobNotRestored, NodeError, NodeMissing, NotOffered, NotRestored
 from .layout import Layout
-from .rails import Rails
-from .thermal import Thermal, Throttle
+from .parts import NAMES, Name, Parts
+from .restoring import complete, differences, part_of, put_back
+from .thermal import Throttle
 from .tree import Patient, Tree
 
 TRUST_AFTER_S = 0.020
@@ -24,38 +22,16 @@ SETTLE_LIMIT_S = 0.5
 """A clock that does not read back by then was not honoured. Orin settles in 1 (CPU), 5 (GPU) and 8 ms (EMC)."""
 _POLL_S = 0.010
 _EMC_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What was discovered of a board; None where it is missing, or hidden from this user."""
-
-    gpu: Gpu | None
-    emc: Emc | None
-    cpus: Cpus
-    rails: Rails
-    thermal: Thermal
-
-    @classmethod
-    def find(cls, tree: Tree, layout: Layout) -> Parts:
-        """Look for every part."""
-        return cls(
-            Gpu.find(tree, layout.gpu_of_names),
-            Emc.find(tree, layout.emc_folder, layout.emc_lockable_hz, layout.emc_cap),
-            Cpus.find(tree),
-            Rails.find(tree, layout.module_rails),
-            Thermal.find(tree),
-        )
-
-    def table(self) -> ClockTable:
-        """The values this board offers, read from it."""
-        gpu = self.gpu.frequencies() if self.gpu else ()
-        emc = self.emc.frequencies() if self.emc else ()
-        return ClockTable(gpu, gpu, emc, self.cpus.frequencies(), self.cpus.core_counts())
+_PARTS: dict[str, Name] = {"gpu_hz": "gpu", "gpu_min_hz": "gpu", "emc_hz": "emc", "cpu_hz": "cpus", "cores": "cpus"}
+_Answer = TypeVar("_Answer")
 
 
 class JetsonBoard:
-    """A `Board` made of the parts found in `tree`. `clock` and `sleep` count seconds and come from outside."""
+    """A `Board` made of the parts found in `tree`. `clock` and `sleep` count seconds and come from outside.
+
+    A part whose files vanish is dropped until `rescan` finds it again; what it should have been restored to is kept,
+    and put back when it returns.
+    """
 
     virtual = False
 
@@ -63,41 +39,71 @@ class JetsonBoard:
         self, name: str, tree: Tree, layout: Layout, clock: Callable[[], float], sleep: Callable[[float], None]
     ) -> None:
         self.name = name
-        self.notes: tuple[str, ...] = ()
-        self.parts = Parts.find(Patient(tree, clock, sleep), layout)
-        self.table = self.parts.table()
+        self.layout = layout
+        self._tree = Patient(tree, clock, sleep)
         self._clock = clock
         self._sleep = sleep
+        self._asked = False
+        self._vanished: dict[Name, NodeMissing] = {}
+        self._owed: dict[str, int] = {}
+        self._withdrawn: set[int] = set()
+        self.parts = Parts.find(self._tree, layout)
+        self._say()
 
     @property
     def averaging_s(self) -> float:
         """Window over which the rails average: power is to be trusted this long after a change."""
         return self.parts.rails.window_s
 
+    @property
+    def plausible_w(self) -> float:
+        """Watts above which a module's power is taken for a sensor fault."""
+        return self.layout.ceiling_w
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What was not found, or has gone: `rescan` may find it."""
+        return (*self.parts.missing(), *(["rails"] if self.parts.rails.missing() else []))
+
+    def rescan(self) -> None:
+        """Look again for what was missing; while nothing is asked for, also at the limits of the power mode."""
+        returned: set[Name] = set()
+        if self.missing:
+            self.parts = self.parts.completed(self._tree, self.layout)
+            returned = set(self._vanished) - set(self.parts.missing())
+            self._repay(returned)
+        for name in NAMES:
+            part = getattr(self.parts, name)
+            if part is not None and (name in returned or not self._asked):
+                self._ask_part(name, part.rescan, None)
+        self._say()
+
     def observe(self) -> ClockPoint:
-        """The clocks as the hardware reports them now."""
-        gpu, emc, cpus = self.parts.gpu, self.parts.emc, self.parts.cpus
-        lowest, highest = gpu.observe() if gpu else (None, None)
-        return ClockPoint(highest, lowest, emc.observe() if emc else None, *cpus.observe())
+        """The clocks as the hardware reports them now; None for those of a part that is missing."""
+        gpu, emc = self.parts.gpu, self.parts.emc
+        none: tuple[int | None, int | None] = (None, None)
+        lowest, highest = self._ask_part("gpu", gpu.observe, none) if gpu else none
+        rate = self._ask_part("emc", emc.observe, None) if emc else None
+        return ClockPoint(highest, lowest, rate, *self._ask_part("cpus", self.parts.cpus.observe, none))
 
     def request(self, point: ClockPoint) -> Applied:
         """Ask for the knobs that `point` sets and wait until they read back, or `SETTLE_LIMIT_S` has passed.
 
-        Raises `NotOffered` before anything is written, `NodeError` if a write fails half-way.
+        Raises `NotOffered` before anything is written, `NodeError` with its `knob` if a write fails half-way.
         """
         if not self.table.offers(point):
             raise NotOffered(point)
-        started = self._clock()
-        self._write(point)
-        self._sleep(TRUST_AFTER_S)
-        for tries in itertools.count(1):
-            applied = Applied(point, self.observe(), self._clock() - started)
-            if applied.honoured or applied.settle_s >= SETTLE_LIMIT_S:
-                break
-            if self.parts.emc and point.emc_hz and point.emc_hz != applied.observed.emc_hz and tries < _EMC_TRIES:
-                # A lock may be refused without an error, or lost to the firmware at once.
-                self.parts.emc.request(point.emc_hz)
-            self._sleep(_POLL_S)
+        self._asked = True
+        started_s = self._clock()
+        try:
+            self._write(point)
+            applied = self._settle(point, started_s)
+        except NodeError as error:
+            error.knob = error.knob or self._knob_of(error.path, point)
+            if isinstance(error, NodeMissing):
+                self._drop(_PARTS[error.knob], error)
+            raise
+        self._withdraw(applied)
         return applied
 
     def rails(self) -> dict[str, float]:
@@ -107,6 +113,10 @@ class JetsonBoard:
     def power_w(self, rails: dict[str, float] | None = None) -> float:
         """Watts of the whole module, from rails already read or from new readings."""
         return self.parts.rails.module_w(self.rails() if rails is None else rails)
+
+    def energy_j(self) -> float | None:
+        """None: no Jetson counts its energy."""
+        return None
 
     def thermals(self) -> dict[str, float | None]:
         """Degrees Celsius per thermal zone; None where the zone is power-gated."""
@@ -118,109 +128,120 @@ class JetsonBoard:
 
     def read_knobs(self) -> dict[str, int]:
         """The value of every knob file that a request may write, by name, in the kernel's own unit."""
-        values: dict[str, int] = {}
-        if self.parts.gpu:
-            values["gpu.min_freq"], values["gpu.max_freq"] = self.parts.gpu.limits()
-        if self.parts.emc:
-            emc = self.parts.emc.state()
-            values |= {"emc.rate": emc.rate_hz, "emc.mrq_rate_locked": emc.locked, "emc.state": emc.enabled}
-        for policy in self.parts.cpus.policies:
-            if self.parts.cpus.active(policy):
-                values[f"policy{policy.number}.scaling_max_freq"] = self.parts.cpus.limit_khz(policy)
-        for cpu in self.parts.cpus.all_cpus():
-            values[f"cpu{cpu}.online"] = int(self.parts.cpus.online(cpu))
-        return values
-
-    def rescan(self) -> None:
-        """Look again for what was missing, and at the power mode's limits."""
-        self.table = self.parts.table()
-
-    def energy_j(self) -> float | None:
-        """None: no Jetson counts its energy."""
-        return None
+        gpu, emc, nothing = self.parts.gpu, self.parts.emc, dict[str, int]()
+        values = dict(self._ask_part("gpu", gpu.knobs, nothing)) if gpu else {}
+        values |= self._ask_part("emc", emc.knobs, nothing) if emc else {}
+        return values | self._ask_part("cpus", self.parts.cpus.knobs, nothing)
 
     def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
         """Put the knobs back; one that is missing from `originals`, or impossible, gets the board's own range.
 
-        Every knob is tried. Raises `NotRestored` with what failed.
+        Every knob is tried but those in `keep`. Raises `NotRestored` with what failed.
         """
-        wanted = self._completed(originals)
-        failures = list(self._put_back(wanted))
-        self._sleep(TRUST_AFTER_S)
-        failures += self._differences(wanted)
+        failures = self._put_back(originals, keep)
+        for name, value in originals.items():
+            part = part_of(name)
+            if name in keep or part not in self.parts.missing():
+                continue
+            if part in self._vanished:
+                self._owed[name] = value
+            else:
+                failures.append(KnobNotRestored(name, value, None))
         if failures:
             raise NotRestored(tuple(failures))
+        self._asked = False
 
     def _write(self, point: ClockPoint) -> None:
-        """Cores come online before their clock is written and go off after it: an offline core refuses the write."""
-        cpus = self.parts.cpus
-        before_hz, before = cpus.observe()
-        # Cores that come online must not bring an older limit with them.
-        limit_hz = point.cpu_hz or (before_hz if (point.cores or 0) > (before or 0) else None)
-        if point.cores is not None:
-            self._online(range(point.cores), online=True)
-        if limit_hz is not None:
-            cpus.request(limit_hz)
-        if self.parts.gpu and (point.gpu_hz is not None or point.gpu_min_hz is not None):
-            lowest, highest = self.parts.gpu.limits()
-            highest = point.gpu_hz or max(highest, point.gpu_min_hz or 0)
-            self.parts.gpu.request(point.gpu_min_hz or min(lowest, highest), highest)
-        if self.parts.emc and point.emc_hz is not None:
-            self.parts.emc.request(point.emc_hz)
-        if point.cores is not None:
-            self._online(range(point.cores, len(cpus.all_cpus())), online=False)
+        """Cores and their clock first, then GPU and memory."""
+        gpu, emc = self.parts.gpu, self.parts.emc
+        if point.cores is not None or point.cpu_hz is not None:
+            self.parts.cpus.ask(point.cpu_hz, point.cores)
+        if gpu and (point.gpu_hz is not None or point.gpu_min_hz is not None):
+            gpu.ask(point.gpu_hz, point.gpu_min_hz)
+        if emc and point.emc_hz is not None:
+            emc.request(point.emc_hz)
 
-    def _online(self, positions: range, *, online: bool) -> None:
-        cpus = self.parts.cpus.all_cpus()
-        for position in positions:
-            self.parts.cpus.request_online(cpus[position], online=online)
+    def _settle(self, point: ClockPoint, started_s: float) -> Applied:
+        """Read back until every knob is as asked, locking memory again where the firmware let go of it."""
+        self._sleep(TRUST_AFTER_S)
+        for tries in itertools.count(1):
+            applied = Applied(point, self.observe(), self._clock() - started_s)
+            for knob, value in zip(KNOBS, point.values(), strict=True):
+                if value is not None and _PARTS[knob] in self._vanished:
+                    raise self._vanished[_PARTS[knob]]
+            if applied.honoured or applied.settle_s >= SETTLE_LIMIT_S:
+                return applied
+            if self.parts.emc and point.emc_hz not in (None, applied.observed.emc_hz) and tries < _EMC_TRIES:
+                # A lock may be refused without an error, or lost to the firmware at once.
+                self.parts.emc.request(point.emc_hz)
+            self._sleep(_POLL_S)
+        raise AssertionError("the loop above returns or raises")
 
-    def _completed(self, originals: dict[str, int]) -> dict[str, int]:
-        """Every knob's value to put back: the original if the board can have it, else the board's own range."""
-        cpus, values = self.parts.cpus, {}
-        if self.parts.gpu:
-            bottom, top = self.table.gpu_hz[0], self.table.gpu_hz[-1]
-            lowest, highest = originals.get("gpu.min_freq", bottom), originals.get("gpu.max_freq", top)
-            sound = bottom <= lowest <= highest <= top
-            values["gpu.min_freq"], values["gpu.max_freq"] = (lowest, highest) if sound else (bottom, top)
-        if self.parts.emc:
-            rate, top = originals.get("emc.rate", 0), self.table.emc_hz[-1]
-            values["emc.rate"] = rate if 0 < rate <= top else top
-            values["emc.mrq_rate_locked"] = int(originals.get("emc.mrq_rate_locked") == 1)
-            values["emc.state"] = int(originals.get("emc.state") != 0)
-        for cpu in cpus.all_cpus():
-            values[f"cpu{cpu}.online"] = int(cpu == 0 or originals.get(f"cpu{cpu}.online") != 0)
-        for policy in cpus.policies:
-            if any(values[f"cpu{cpu}.online"] for cpu in policy.cpus):
-                name, limits = f"policy{policy.number}.scaling_max_freq", self.table.cpu_hz
-                khz = originals.get(name, 0)
-                values[name] = khz if limits[0] <= 1000 * khz <= limits[-1] else limits[-1] // 1000
-        return values
+    def _withdraw(self, applied: Applied) -> None:
+        """Take a memory rate that does not hold off the table, where nobody has proven that it does."""
+        asked, emc = applied.requested.emc_hz, self.parts.emc
+        if emc and not emc.proven and asked is not None and asked != applied.observed.emc_hz:
+            self._withdrawn.add(asked)
+            self._say()
 
-    def _put_back(self, wanted: dict[str, int]) -> Iterator[BoardError]:
-        """Restore part by part, cores first on and last off, one that fails not hindering the next; what failed."""
-        cpus, gpu, emc = self.parts.cpus, self.parts.gpu, self.parts.emc
-        online = {cpu: wanted[f"cpu{cpu}.online"] == 1 for cpu in cpus.all_cpus()}
-        steps = [partial(cpus.request_online, cpu, online=True) for cpu in online if online[cpu]]
-        for policy in cpus.policies:
-            if (limit := wanted.get(f"policy{policy.number}.scaling_max_freq")) is not None:
-                steps.append(partial(cpus.request_policy, policy, limit))
-        if gpu:
-            steps.append(partial(gpu.request, wanted["gpu.min_freq"], wanted["gpu.max_freq"]))
-        if emc:
-            state = EmcState(wanted["emc.rate"], wanted["emc.mrq_rate_locked"], wanted["emc.state"])
-            steps.append(partial(emc.restore, state))
-        steps += [partial(cpus.request_online, cpu, online=False) for cpu in online if not online[cpu]]
-        for step in steps:
-            try:
-                step()
-            except NodeError as error:
-                yield error
+    def _knob_of(self, path: str, point: ClockPoint) -> str:
+        """The knob of `point` for whose sake a file was used."""
+        gpu, emc = self.parts.gpu, self.parts.emc
+        if gpu and path.startswith(gpu.folder):
+            lower = path == gpu.range.lower_path and point.gpu_min_hz is not None
+            return "gpu_min_hz" if lower or point.gpu_hz is None else "gpu_hz"
+        if emc and path in (emc.rate_path, *emc.flags.values()):
+            return "emc_hz"
+        return "cores" if path.endswith("/online") or point.cpu_hz is None else "cpu_hz"
 
-    def _differences(self, wanted: dict[str, int]) -> Iterator[BoardError]:
-        """Knob files that do not read as wanted; the rate of an unlocked EMC is the firmware's own affair."""
-        now = self.read_knobs()
-        ignored = set() if wanted.get("emc.mrq_rate_locked") else {"emc.rate"}
-        for name, value in wanted.items():
-            if name not in ignored and now.get(name) != value:
-                yield KnobNotRestored(name, value, now.get(name))
+    def _ask_part(self, name: Name, ask: Callable[[], _Answer], nothing: _Answer) -> _Answer:
+        """What a part answers; `nothing` if it has gone, which drops it."""
+        try:
+            return ask()
+        except NodeMissing as error:
+            self._drop(name, error)
+            return nothing
+
+    def _drop(self, name: Name, error: NodeMissing) -> None:
+        self._vanished[name] = error
+        self.parts = self.parts.without(name, self._tree)
+        self._say()
+
+    def _put_back(self, originals: dict[str, int], keep: frozenset[str]) -> list[BoardError]:
+        """Put back what is there, but for `keep`; what failed."""
+        wanted = complete(self.parts, originals, keep, self._knobs_or_none())
+        failures: list[BoardError] = list(put_back(self.parts, wanted))
+        self._sleep(TRUST_AFTER_S)
+        try:
+            failures += differences(wanted, self.read_knobs())
+        except NodeError as error:
+            failures.append(error)
+        return failures
+
+    def _knobs_or_none(self) -> dict[str, int]:
+        """What the knobs read, nothing if one cannot be read: it may still be written."""
+        try:
+            return self.read_knobs()
+        except NodeError:
+            return {}
+
+    def _repay(self, names: set[Name]) -> None:
+        """Give parts that have returned what they are owed; one that does not take it goes on being owed."""
+        for name in names:
+            del self._vanished[name]
+        owed = {knob: value for knob, value in self._owed.items() if part_of(knob) in names}
+        others = frozenset(knob for knob in self._knobs_or_none() if part_of(knob) not in names)
+        if owed and not self._put_back(owed, others):
+            self._owed = {knob: value for knob, value in self._owed.items() if knob not in owed}
+
+    def _say(self) -> None:
+        """Renew the table and the notes."""
+        table = self.parts.table()
+        self.table = replace(table, emc_hz=tuple(rate for rate in table.emc_hz if rate not in self._withdrawn))
+        self.notes = tuple(self._notes())
+
+    def _notes(self) -> Iterator[str]:
+        yield from self.layout.notes
+        yield from self.parts.notes(self.layout)
+        yield from (f"vanished: {error}" for error in self._vanished.values())
+        yield from (f"memory rate {rate / 1e6:g} MHz does not hold here: withdrawn" for rate in sorted(self._withdrawn))

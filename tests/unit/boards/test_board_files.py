@@ -170,13 +170,18 @@ def test_a_file_read_often_is_noticed_when_it_is_replaced_or_gone(files: Path) -
 
 def test_a_tree_lets_go_of_its_files(files: Path) -> None:
     """Reading a file any number of times holds one descriptor, and none once the tree is gone."""
-    before = len(os.listdir("/proc/self/fd"))
     tree = SysfsTree(files)
     for _ in range(5):
         tree.read("/sys/class/thermal/thermal_zone0/temp")
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(open_below(files)) == 1
     del tree
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(files) == []
+
+
+def open_below(folder: Path) -> list[str]:
+    """The files that this process has open there."""
+    links = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    return [path for path in links if path.startswith(f"{folder}/")]
 
 
 class BusyTree(SysfsTree):
