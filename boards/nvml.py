@@ -58,7 +58,7 @@ class NvmlBoard:
         self.name = f"nvml:{index}"
         self._clock = clock
         self._sleep = sleep
-        self._device = Device(nvml, index)
+        self._device = Device(nvml, index, sleep)
         self._device.open()
         try:
             self._found = probe(self._device)
@@ -170,9 +170,9 @@ class NvmlBoard:
         return self._device.energy_j() if "energy" in self._found.readable else None
 
     def thermals(self) -> dict[str, float | None]:
-        """Degrees Celsius of the GPU, and of its memory where that is reported."""
-        zones = {"GPU temperature": self._device.gpu_celsius, "memory temperature": self._device.memory_celsius}
-        return {what.split()[0].lower(): read() for what, read in zones.items() if what in self._found.readable}
+        """Degrees Celsius of the GPU, and of its memory where that is reported; None while one has no reading."""
+        zones = {"gpu": self._device.gpu_celsius, "memory": self._device.memory_celsius}
+        return {zone: _or_none(read) for zone, read in zones.items() if f"{zone} temperature" in self._found.readable}
 
     def throttle(self) -> Throttle:
         """The slow-downs in force (NVML counts no events). A software power cap is noted, not an alert."""
@@ -238,6 +238,13 @@ class NvmlBoard:
             self._device.request_power_limit(wanted)
         if (found := self._device.power_limit_mw()) != wanted:
             raise KnobNotRestored(POWER_LIMIT, wanted, found)
+
+
+def _or_none(read: Callable[[], float]) -> float | None:
+    try:
+        return read()
+    except SensorUnavailable:
+        return None
 
 
 def open_nvml(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+from collections.abc import Callable
 from enum import IntFlag
 from typing import Any, Protocol
 
-from .errors import KnobDenied, KnobRefused, NoBoard, NodeError, NodeMissing, SensorUnavailable
+from .errors import KnobDenied, KnobRefused, NoBoard, NodeError, NodeMissing, SensorImplausible, SensorUnavailable
+from .tree import Patient
 
 MHZ = 1_000_000
 GRAPHICS_CLOCK = 0
@@ -27,6 +30,9 @@ NO_PERMISSION = 4
 LIBRARY_NOT_FOUND = 12
 FUNCTION_NOT_FOUND = 13
 GPU_IS_LOST = 15
+IN_USE = 19
+NO_DATA = 21
+UNKNOWN = 999
 _BUSY = {10, 19, 27}
 """Timeout, in use, not ready."""
 _GONE = {1, 9, 15, 16, 28}
@@ -72,9 +78,10 @@ def nvml_error(path: str, code: int, message: str, *, writing: bool) -> NodeErro
 class Device:
     """The GPU at `index`. Every method raises `NodeError`; its `path` names the GPU and the call."""
 
-    def __init__(self, nvml: NvmlModule, index: int) -> None:
+    def __init__(self, nvml: NvmlModule, index: int, sleep: Callable[[float], None]) -> None:
         self._nvml = nvml
         self._index = index
+        self._sleep = sleep
         self._handle: Any = None
 
     def open(self) -> None:
@@ -133,11 +140,11 @@ class Device:
 
     def instant_power_w(self) -> float:
         """Watts of the whole card now."""
-        return self._field(POWER_INSTANT_FIELD) / 1000
+        return self._watts(self._field(POWER_INSTANT_FIELD))
 
     def mean_power_w(self) -> float:
         """Watts of the whole card: from Ampere on (but GA100) the mean of the last second."""
-        return float(self._read("nvmlDeviceGetPowerUsage")) / 1000
+        return self._watts(int(self._read("nvmlDeviceGetPowerUsage")))
 
     def energy_j(self) -> float:
         """Joules since the driver was loaded."""
@@ -188,7 +195,16 @@ class Device:
         return self._call(name, arguments, writing=False)
 
     def _write(self, name: str, *arguments: int) -> None:
-        self._call(name, arguments, writing=True)
+        """Call a setter; one that is busy is tried three times, as kernel files are (see `tree.Patient`)."""
+        for tries in itertools.count(1):
+            try:
+                self._call(name, arguments, writing=True)
+            except KnobRefused as error:
+                if error.code != errno.EBUSY or tries == Patient.TRIES:
+                    raise
+                self._sleep(Patient.WITHIN_S / (Patient.TRIES + 1))
+            else:
+                return
 
     def _field(self, field: int) -> int:
         value = self._call("nvmlDeviceGetFieldValues", ([field],), writing=False)[0]
@@ -197,6 +213,11 @@ class Device:
             path = f"nvml:{self._index}/field {field}"
             raise nvml_error(path, value.nvmlReturn, f"NVML answers {value.nvmlReturn}", writing=False)
         return int(value.value.uiVal)
+
+    def _watts(self, power_mw: int) -> float:
+        if power_mw == 0:
+            raise SensorImplausible(f"nvml:{self._index}/power", "a card that answers draws more than 0 W")
+        return power_mw / 1000
 
     def _call(self, name: str, arguments: tuple[Any, ...], *, writing: bool) -> Any:
         path = f"nvml:{self._index}/{name}"

@@ -28,7 +28,7 @@ READINGS: dict[str, Callable[[Device], object]] = {
     "memory clock": partial(Device.clock_hz, kind=MEMORY_CLOCK),
     "event reasons": Device.reasons,
     "utilisation": Device.utilisation,
-    "GPU temperature": Device.gpu_celsius,
+    "gpu temperature": Device.gpu_celsius,
     "memory temperature": Device.memory_celsius,
     "power limit": Device.power_limit_mw,
     "power limit's range": Device.power_limits_mw,

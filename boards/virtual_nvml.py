@@ -17,7 +17,9 @@ from .clocks import ClockPoint
 from .nvml import NvmlBoard
 from .physics import AGX_ORIN, CORES_MAX, CPU_MAX_HZ, EMC_MAX_HZ, GPU_MAX_HZ, SHIPPED, Watts, Workload, mix, shipped
 from .virtual import Load
-from .virtual_nvml_driver import GRAPHICS_MHZ, MEMORY_MHZ, VirtualNvml
+from .virtual_faults import Faults
+from .virtual_nvml_card import GRAPHICS_MHZ, MEMORY_MHZ
+from .virtual_nvml_driver import VirtualNvml
 
 NAME = "virtual:nvml"
 FLOOR_W = 35.0
@@ -39,9 +41,9 @@ class VirtualNvmlBoard(NvmlBoard):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         workloads: Mapping[str, Workload] | None = None,
-        driver: VirtualNvml | None = None,
+        faults: Faults | None = None,
     ) -> None:
-        self.kernel = driver or VirtualNvml()
+        self.kernel = VirtualNvml(faults)
         """The driver, named as the kernel of other virtual boards is."""
         self.kernel.power_w = IDLE.total_w
         super().__init__(0, clock, sleep, nvml=self.kernel)
@@ -49,6 +51,15 @@ class VirtualNvmlBoard(NvmlBoard):
         self.notes = ("physics: assumed, no figure of this GPU was measured", *self.notes)
         self.workloads = {name: shipped(name) for name in SHIPPED} | dict(workloads or {})
         self._backlog = Backlog()
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong now; NVML counts no over-current events, so those have no effect."""
+        return self.kernel.switch.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self.kernel.switch.faults = faults
 
     @property
     def backlog_s(self) -> float:

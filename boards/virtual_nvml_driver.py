@@ -3,7 +3,7 @@
 """The functions of `pynvml` that a board needs, over one made-up GPU, with the manners of NVIDIA's driver.
 
 Locks are kept until they are reset, an inverted range is an invalid argument, setters want root, an idle GPU rests at
-its lowest clock whatever is locked. Clocks, limits and name are assumed: an Ampere card in shape, no real product.
+its lowest clock whatever is locked.
 """
 
 from __future__ import annotations
@@ -13,43 +13,20 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from .clocks import ClockPoint
-from .nvml_calls import (
-    FUNCTION_NOT_FOUND,
-    GRAPHICS_CLOCK,
-    INVALID_ARGUMENT,
-    MEMORY_TEMPERATURE_FIELD,
-    MHZ,
-    NO_PERMISSION,
-    NOT_SUPPORTED,
-    POWER_INSTANT_FIELD,
-    Reason,
+from .nvml_calls import GRAPHICS_CLOCK, INVALID_ARGUMENT
+from .virtual_nvml_card import (
+    DEFAULT_LIMIT_MW,
+    GRAPHICS_MHZ,
+    IDLE_GRAPHICS_MHZ,
+    LIMITS_MW,
+    MEMORY_MHZ,
+    VirtualCard,
+    VirtualNvmlError,
 )
 
 R = TypeVar("R")
 
-GRAPHICS_MHZ = tuple(range(210, 1741, 15))
-MEMORY_MHZ = (405, 5001, 7001)
-_IDLE_MEMORY_GRAPHICS_MHZ = tuple(clock for clock in GRAPHICS_MHZ if clock <= 420)
-LIMITS_MW = (100_000, 300_000)
-DEFAULT_LIMIT_MW = 300_000
-NAME = "Virtual GPU (assumed figures)"
-SETTERS = (
-    "nvmlDeviceSetGpuLockedClocks",
-    "nvmlDeviceResetGpuLockedClocks",
-    "nvmlDeviceSetMemoryLockedClocks",
-    "nvmlDeviceResetMemoryLockedClocks",
-    "nvmlDeviceSetPowerManagementLimit",
-)
-ALWAYS_THERE = ("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName")
-
-
-class VirtualNvmlError(Exception):
-    """What `pynvml.NVMLError` is: a return code in `value`."""
-
-    def __init__(self, value: int) -> None:
-        self.value = value
-        super().__init__(f"virtual NVML answers {value}")
+HANDLE = 1
 
 
 def _call(method: Callable[..., R]) -> Callable[..., R]:
@@ -58,71 +35,17 @@ def _call(method: Callable[..., R]) -> Callable[..., R]:
     @wraps(method)
     def checked(self: VirtualNvml, handle: int, *arguments: Any) -> R:
         self.refuse(method.__name__)
-        if handle != self.handle:
+        if handle != HANDLE:
             raise VirtualNvmlError(INVALID_ARGUMENT)
         return method(self, handle, *arguments)
 
     return checked
 
 
-class VirtualNvml:
-    """One GPU behind the functions of `pynvml`; what it is doing is told from outside."""
+class VirtualNvml(VirtualCard):
+    """The functions themselves: an object of this class stands in for the module."""
 
     NVMLError = VirtualNvmlError
-    handle = 1
-
-    def __init__(self) -> None:
-        self.refusals: dict[str, int] = {}
-        """Return codes of calls that fail, by name."""
-        self.ignored: frozenset[str] = frozenset()
-        """Calls that succeed and do nothing."""
-        self.name = NAME
-        self.gpu_lock_mhz: tuple[int, int] | None = None
-        self.memory_lock_mhz: tuple[int, int] | None = None
-        self.power_limit_mw = DEFAULT_LIMIT_MW
-        self.persistent = True
-        self.busy = False
-        self.throttled = False
-        """Heat has taken the clocks: a busy GPU runs at its lowest."""
-        self.capped_mhz: int | None = None
-        """The clock to which the power limit holds a busy GPU."""
-        self.power_w = 0.0
-        self.energy_j = 0.0
-        self.celsius = 40.0
-
-    def not_root(self) -> None:
-        """From now on setters are refused."""
-        self.refusals |= dict.fromkeys(SETTERS, NO_PERMISSION)
-
-    def as_orin(self) -> None:
-        """What JetPack 6's NVML is on Orin: a name, and nothing else."""
-        self.name = "Orin (nvgpu)"
-        calls = {name for name in dir(self) if name.startswith("nvmlDevice")}
-        self.refusals |= dict.fromkeys(calls - set(ALWAYS_THERE), NOT_SUPPORTED)
-
-    def without(self, *names: str) -> None:
-        """A library that lacks these functions."""
-        self.refusals |= dict.fromkeys(names, FUNCTION_NOT_FOUND)
-
-    def refuse(self, name: str) -> None:
-        """Raise what the call `name` is to fail with, if it is to fail."""
-        if name in self.refusals:
-            raise VirtualNvmlError(self.refusals[name])
-
-    def graphics_mhz(self) -> int:
-        """The graphics clock while the GPU is busy."""
-        if self.throttled:
-            return GRAPHICS_MHZ[0]
-        highest = self.gpu_lock_mhz[1] if self.gpu_lock_mhz else GRAPHICS_MHZ[-1]
-        return highest if self.capped_mhz is None else min(highest, self.capped_mhz)
-
-    def memory_mhz(self) -> int:
-        """The memory clock while the GPU is busy."""
-        return self.memory_lock_mhz[1] if self.memory_lock_mhz else MEMORY_MHZ[-1]
-
-    def point(self) -> ClockPoint:
-        """The clocks while the GPU is busy."""
-        return ClockPoint(gpu_hz=MHZ * self.graphics_mhz(), emc_hz=MHZ * self.memory_mhz())
 
     def nvmlInit(self) -> None:
         self.refuse("nvmlInit")
@@ -138,7 +61,7 @@ class VirtualNvml:
         self.refuse("nvmlDeviceGetHandleByIndex")
         if index != 0:
             raise VirtualNvmlError(INVALID_ARGUMENT)
-        return self.handle
+        return HANDLE
 
     @_call
     def nvmlDeviceGetName(self, handle: int) -> str:
@@ -153,7 +76,7 @@ class VirtualNvml:
         if memory_mhz not in MEMORY_MHZ:
             raise VirtualNvmlError(INVALID_ARGUMENT)
         idle = memory_mhz == MEMORY_MHZ[0]
-        return sorted(_IDLE_MEMORY_GRAPHICS_MHZ if idle else GRAPHICS_MHZ, reverse=True)
+        return sorted(IDLE_GRAPHICS_MHZ if idle else GRAPHICS_MHZ, reverse=True)
 
     @_call
     def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> int:
@@ -163,14 +86,7 @@ class VirtualNvml:
 
     @_call
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
-        reasons = Reason(0)
-        if not self.busy:
-            reasons |= Reason.GPU_IDLE
-        if self.busy and self.capped_mhz is not None:
-            reasons |= Reason.SW_POWER_CAP
-        if self.throttled:
-            reasons |= Reason.HW_SLOWDOWN | Reason.HW_THERMAL_SLOWDOWN
-        return int(reasons)
+        return int(self.reasons())
 
     @_call
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:
@@ -186,11 +102,11 @@ class VirtualNvml:
 
     @_call
     def nvmlDeviceGetFieldValues(self, handle: int, fields: list[int]) -> list[SimpleNamespace]:
-        return [self._field(field) for field in fields]
+        return [self.field(field) for field in fields]
 
     @_call
     def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        return round(1000 * self.power_w)
+        return self.power_mw()
 
     @_call
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
@@ -198,7 +114,7 @@ class VirtualNvml:
 
     @_call
     def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
-        return round(self.celsius)
+        return self.read_celsius()
 
     @_call
     def nvmlDeviceGetPowerManagementLimit(self, handle: int) -> int:
@@ -216,15 +132,15 @@ class VirtualNvml:
     def nvmlDeviceSetPowerManagementLimit(self, handle: int, limit_mw: int) -> None:
         if not LIMITS_MW[0] <= limit_mw <= LIMITS_MW[1]:
             raise VirtualNvmlError(INVALID_ARGUMENT)
-        if "nvmlDeviceSetPowerManagementLimit" not in self.ignored:
-            self.power_limit_mw = limit_mw
+        self.power_limit_mw = limit_mw
 
     @_call
     def nvmlDeviceSetGpuLockedClocks(self, handle: int, lowest_mhz: int, highest_mhz: int) -> None:
         if lowest_mhz > highest_mhz:
             raise VirtualNvmlError(INVALID_ARGUMENT)
-        if "nvmlDeviceSetGpuLockedClocks" not in self.ignored:
-            self.gpu_lock_mhz = lowest_mhz, highest_mhz
+        if self.takes("gpu_hz") and self.takes("gpu_min_hz"):
+            highest_mhz = self.switch.clamp("gpu_hz", highest_mhz, GRAPHICS_MHZ)
+            self.gpu_lock_mhz = min(lowest_mhz, highest_mhz), highest_mhz
 
     @_call
     def nvmlDeviceResetGpuLockedClocks(self, handle: int) -> None:
@@ -234,14 +150,10 @@ class VirtualNvml:
     def nvmlDeviceSetMemoryLockedClocks(self, handle: int, lowest_mhz: int, highest_mhz: int) -> None:
         if lowest_mhz > highest_mhz:
             raise VirtualNvmlError(INVALID_ARGUMENT)
-        if "nvmlDeviceSetMemoryLockedClocks" not in self.ignored:
-            self.memory_lock_mhz = lowest_mhz, highest_mhz
+        if self.takes("emc_hz"):
+            highest_mhz = self.switch.clamp("emc_hz", highest_mhz, MEMORY_MHZ)
+            self.memory_lock_mhz = min(lowest_mhz, highest_mhz), highest_mhz
 
     @_call
     def nvmlDeviceResetMemoryLockedClocks(self, handle: int) -> None:
         self.memory_lock_mhz = None
-
-    def _field(self, field: int) -> SimpleNamespace:
-        known = {POWER_INSTANT_FIELD: round(1000 * self.power_w), MEMORY_TEMPERATURE_FIELD: round(self.celsius + 8)}
-        code = self.refusals.get(f"field {field}", 0 if field in known else NOT_SUPPORTED)
-        return SimpleNamespace(nvmlReturn=code, value=SimpleNamespace(uiVal=known.get(field, 0)))
