@@ -31,10 +31,10 @@ def clockd_killed(tally: Tally) -> None:
         _in_parallel(tally, zygote, tally.thin(list(_every(recovering))), _killed_recovering)
 
 
-def watched(made: Stage, pid: int) -> list[Path]:
+def watched(made: Stage) -> list[Path]:
     """What belongs to the ledger and to the knobs: the files, their folder, and the ledger's successor."""
     ledger = made.ledger
-    successors = (ledger.with_name(f".{ledger.name}.{pid}"), ledger.with_name(f"{ledger.name}.corrupt-0"))
+    successors = (ledger.with_name(f".{ledger.name}.new"), ledger.with_name(f"{ledger.name}.corrupt-0"))
     links = [path / name for path in (made.root / "sys/class/devfreq").iterdir() for name in ("min_freq", "max_freq")]
     return both_names([ledger, ledger.parent, *successors, *links, *made.originals])
 
@@ -72,7 +72,7 @@ def _in_parallel(
 def _calls_of_serving(zygote: Zygote) -> dict[str, int]:
     with stage(zygote) as made:
         clockd = made.clockd(*QUIET)
-        with attached(clockd.pid, (), watched(made, clockd.pid), FILE_CALLS, log := made.folder / "log"):
+        with attached(clockd.pid, (), watched(made), FILE_CALLS, log := made.folder / "log"):
             with made.client() as client:
                 walk(client)
             clockd.send(signal.SIGTERM)
@@ -89,7 +89,7 @@ def _calls_of_recovery(zygote: Zygote) -> dict[str, int]:
 
 def _killed_serving(tally: Tally, made: Stage, kill: Injection) -> None:
     clockd = made.clockd(*QUIET)
-    with attached(clockd.pid, [kill], watched(made, clockd.pid)):
+    with attached(clockd.pid, [kill], watched(made)):
         with made.client() as client:
             walk(client)
         clockd.send(signal.SIGTERM)
@@ -115,7 +115,7 @@ def _recover(made: Stage, kills: Sequence[Injection], log: Path = Path("/dev/nul
     """`teg restore` under strace from its first instruction."""
     child = made.start("restore", stopped=True)
     until_stopped(child.pid)
-    with attached(child.pid, kills, watched(made, child.pid), FILE_CALLS, log):
+    with attached(child.pid, kills, watched(made), FILE_CALLS, log):
         child.send(signal.SIGCONT)
         child.wait(DEADLINE_S)
     return child

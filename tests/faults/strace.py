@@ -55,7 +55,15 @@ def attached(
     """
     injections = tuple(injections)
     traced = ",".join(dict.fromkeys((*calls, *(injection.call for injection in injections))))
-    command = ["strace", "-f", *(("-y", "-xx", "-s", "65536") if whole else ()), "-o", str(log), "-e", f"trace={traced}"]
+    command = [
+        "strace",
+        "-f",
+        *(("-y", "-xx", "-s", "65536") if whole else ()),
+        "-o",
+        str(log),
+        "-e",
+        f"trace={traced}",
+    ]
     for path in paths:
         command += ["-P", str(path)]
     for injection in injections:

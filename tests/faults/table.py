@@ -8,6 +8,17 @@ from .record import Row
 ROWS = {
     row.number: row
     for row in (
+        Row("17", "torn or lost tail of a log (power loss)", 400, "tails:power_lost"),
+        Row("33", "what lies at the socket's path", 40, "sockets:at_the_path"),
+        Row("32", "control socket: strangers, garbage, crowds", 11_020, "sockets:hostile", thin=20),
+        Row("18", "corrupted history or ledger", 10_000, "damage:corrupted", thin=50),
+        Row("35", "board unknown, or plain x86", 20, "nowhere:no_board"),
+        Row("26", "wall clock steps and slews", 30, "wallclock:stepped"),
+        Row("34", "two governors, two daemons, foreign writers", 30, "foreign:changed_by_others"),
+        Row("3", "nodes vanish and come back", 50, "nodes:vanished"),
+        Row("1", "sysfs write EPERM or EACCES", 100, "writes:denied"),
+        Row("2", "EBUSY or EAGAIN, once and lasting", 100, "writes:busy"),
+        Row("5", "short write", 50, "writes:short"),
         Row("15", "clockd killed at any instant", 236, "kills:clockd_killed", real=236, thin=11),
     )
 }
