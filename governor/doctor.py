@@ -32,8 +32,8 @@ class Finding:
 
 
 def diagnose(machine: Machine) -> list[Finding]:
-    """Every check's finding, in the order in which one would mend them."""
-    return [check(machine) for check in CHECKS]
+    """Every check's finding, in the order in which one would mend them; then what is not known about the board."""
+    return [check(machine) for check in CHECKS] + [_note(note) for note in machine.board_notes]
 
 
 def check_python(machine: Machine) -> Finding:
@@ -109,6 +109,8 @@ def check_board(machine: Machine) -> Finding:
     if machine.board:
         return Finding("board", "ok", machine.board)
     mend = "run on a Jetson, or try a virtual board: teg clockd --board virtual:agx-orin"
+    if machine.nvml:
+        mend = f"this machine has {machine.nvml}: teg clockd --board nvml:0"
     return Finding("board", "notice", f"observe only: {machine.board_message}", mend)
 
 
@@ -122,6 +124,18 @@ def check_emc(machine: Machine) -> Finding:
         return Finding("memory clock", "notice", "only root can see debugfs", "run teg clockd as root")
     mend = "mount -t debugfs none /sys/kernel/debug"
     return Finding("memory clock", "notice", "no EMC clock in debugfs; it will not be tuned", mend)
+
+
+def check_nvml(machine: Machine) -> Finding:
+    """NVML, which a discrete GPU is read and clocked through; that of most Jetsons starts and reports nothing."""
+    if machine.nvml:
+        return Finding("NVML", "ok", machine.nvml)
+    if machine.board is None:
+        return Finding("NVML", "ok", f"not used: {machine.nvml_message}")
+    mend = "nothing for us: clocks and power of this board are kernel files; other tools that ask NVML will see none"
+    if "reports nothing" in machine.nvml_message or "reports neither" in machine.nvml_message:
+        return Finding("NVML", "notice", machine.nvml_message, mend)
+    return Finding("NVML", "ok", "not needed on a Jetson")
 
 
 def check_rivals(machine: Machine) -> Finding:
@@ -159,6 +173,17 @@ def check_compiler(machine: Machine) -> Finding:
     return Finding("C compiler", "notice", "none; some tests need one", "Debian: apt install build-essential")
 
 
+def _note(note: str) -> Finding:
+    """Something unknown or assumed; those that a trial on the board would settle say how."""
+    settling = {
+        "unproven": "teg doctor --probe-emc, while clockd runs and nobody uses the board, tries each rate",
+        "is assumed": "compare with the monitor's data sheet or its samples and update_interval files",
+        "not found": "look for the board's power monitors: ls -d /sys/bus/i2c/drivers/ina3*/*",
+    }
+    mend = next((advice for words, advice in settling.items() if words in note), "")
+    return Finding("board note", "notice", note, mend)
+
+
 CHECKS: tuple[Callable[[Machine], Finding], ...] = (
     check_python,
     check_libpython,
@@ -170,6 +195,7 @@ CHECKS: tuple[Callable[[Machine], Finding], ...] = (
     check_models,
     check_board,
     check_emc,
+    check_nvml,
     check_rivals,
     check_compiler,
 )

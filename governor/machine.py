@@ -15,6 +15,7 @@ from pathlib import Path
 
 from boards.discover import open_board
 from boards.errors import BoardError
+from boards.nvml import open_nvml
 
 PACKAGES = ("numpy", "torch", "nvidia-pytriton", "tritonclient", "onnxruntime")
 _BUNDLED_SERVER = {"0.7": (2, 51, 0)}
@@ -51,6 +52,12 @@ class Machine:
     """Free space in /dev/shm."""
     board: str | None
     board_message: str
+    board_notes: tuple[str, ...]
+    """What is missing, unknown or assumed about it."""
+    nvml: str | None
+    """The discrete GPU that NVML offers."""
+    nvml_message: str
+    """Why NVML offers none."""
     root_user: bool
     emc_debugfs: bool | None
     """Whether the EMC clock can be read through debugfs; None where this user cannot tell."""
@@ -69,7 +76,8 @@ def look(root: Path, run_dir: Path, repository: Path, server: Path | None = None
     if not libpython.startswith("libpython") or ".so" not in libpython:
         libpython = f"libpython{_minor()}.so.1.0"  # a static build names its archive instead
     packages = {name: version for name in PACKAGES if (version := _installed(name))}
-    board, message = _board(root)
+    board, message, notes = _board(root)
+    nvml, nvml_message = _nvml() if root == Path("/") else (None, "asked of this machine only")
     found = server or _server()
     return Machine(
         python=sys.version_info[:3],
@@ -82,6 +90,9 @@ def look(root: Path, run_dir: Path, repository: Path, server: Path | None = None
         shm_bytes=_free_bytes(root / "dev/shm"),
         board=board,
         board_message=message,
+        board_notes=notes,
+        nvml=nvml,
+        nvml_message=nvml_message,
         root_user=os.geteuid() == 0,
         emc_debugfs=find_emc(root),
         rivals=find_rivals(root),
@@ -147,9 +158,17 @@ def is_writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _board(root: Path) -> tuple[str | None, str]:
+def _board(root: Path) -> tuple[str | None, str, tuple[str, ...]]:
     try:
-        return open_board("auto", root).name, ""
+        board = open_board("auto", root)
+    except BoardError as error:
+        return None, str(error), ()
+    return board.name, "", board.notes
+
+
+def _nvml() -> tuple[str | None, str]:
+    try:
+        return open_nvml(0).name, ""
     except BoardError as error:
         return None, str(error)
 

@@ -7,13 +7,17 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from boards.archive import unpack
+from boards.clocks import Applied, ClockPoint, ClockTable
 from governor.cli import doctor as cli
 from governor.doctor import CHECKS, diagnose
+from governor.emc_probe import HOLD_S, probe_emc
 from governor.machine import (
     Machine,
     find_emc,
@@ -21,9 +25,11 @@ from governor.machine import (
     find_models_without_weights,
     find_rivals,
     is_writable,
+    look,
     server_version,
 )
 
+ARCHIVE = Path(__file__).resolve().parents[1] / "fixtures" / "agx-orin-jp6.tree"
 SERVER = Path(__file__)
 """Any file will do as a server that is there."""
 
@@ -38,6 +44,9 @@ HEALTHY = Machine(
     shm_bytes=1 << 30,
     board="agx-orin-64gb",
     board_message="",
+    board_notes=(),
+    nvml=None,
+    nvml_message="nvml:0: no library",
     root_user=True,
     emc_debugfs=True,
     rivals=(),
@@ -78,6 +87,10 @@ def test_a_healthy_machine_has_nothing_to_mend() -> None:
         ({"shm_bytes": 1 << 20}, "shared memory", "fault", "1 MiB free"),
         ({"shm_bytes": 64 << 20}, "shared memory", "notice", "64 MiB free"),
         ({"board": None, "board_message": "not a Jetson"}, "board", "notice", "observe only: not a Jetson"),
+        ({"board": None, "nvml": "NVIDIA A2"}, "board", "notice", "teg clockd --board nvml:0"),
+        ({"nvml_message": "Orin (nvgpu) ... whose NVML reports nothing"}, "NVML", "notice", "kernel files"),
+        ({"board_notes": ("memory rates are unproven",)}, "board note", "notice", "--probe-emc"),
+        ({"board_notes": ("6.6 ms is assumed",)}, "board note", "notice", "data sheet"),
         ({"emc_debugfs": False}, "memory clock", "notice", "mount -t debugfs"),
         ({"emc_debugfs": None, "root_user": False}, "memory clock", "notice", "as root"),
         ({"rivals": ("nvpmodel", "tuned")}, "other tuners", "notice", "systemctl disable --now tuned;"),
@@ -106,6 +119,57 @@ def test_the_packaged_server_needs_a_stub_for_this_python(tmp_path: Path) -> Non
     assert "3.11" in what
     assert "3.9, 3.10" in mend
     assert findings_of(server=server)["triton server"][0] == "ok"
+
+
+def test_every_note_of_the_board_is_told() -> None:
+    """What is unknown or assumed about a board is never kept from its owner, one line each."""
+    notes = ("GPU power cannot be told", "power above 40 W counts as a sensor fault", "no CPU clock")
+    found = diagnose(dataclasses.replace(HEALTHY, board_notes=notes))
+    assert [finding.what for finding in found if finding.check == "board note"] == list(notes)
+
+
+def test_a_boards_notes_reach_the_doctor(tmp_path: Path) -> None:
+    """Discovery and doctor say the same: a Jetson of which only the chip is known, without its memory clock."""
+    unpack(ARCHIVE.read_text().replace("p3701-0005", "p9999-0001"), tmp_path)
+    shutil.rmtree(tmp_path / "sys/kernel/debug")
+    machine = look(tmp_path, tmp_path, tmp_path)
+    assert machine.board == "Jetson (tegra234)"
+    assert any("treated as Jetson AGX Orin" in note for note in machine.board_notes)
+    assert any("no memory clock" in note for note in machine.board_notes)
+
+
+class SlippingClocks:
+    """Clockd on a board whose memory holds some rates, grants others for a moment, and ignores the rest."""
+
+    def __init__(self, held: set[int], granted: set[int]) -> None:
+        self.held, self.granted = held, granted
+        self.points: list[ClockPoint] = []
+        self.released = False
+
+    def table(self) -> ClockTable:
+        return ClockTable(gpu_hz=(1, 2), emc_hz=(10, 20, 30), cpu_hz=(5, 6))
+
+    def lease(self, point: ClockPoint, ttl_s: float) -> Applied:
+        self.points.append(point)
+        rate = point.emc_hz if point.emc_hz in self.held | self.granted else 30
+        return Applied(point, dataclasses.replace(point, emc_hz=rate), 0.02)
+
+    def status(self) -> dict[str, Any]:
+        rate = self.points[-1].emc_hz
+        return {"observed": {"emc_hz": rate if rate in self.held else 30}}
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_memory_rates_are_probed_one_by_one() -> None:
+    """Each rate is asked for with all else at the top; one that slips within a second does not hold."""
+    clocks, slept = SlippingClocks({10, 30}, {20}), list[float]()
+    probed = probe_emc(clocks, slept.append)
+    assert [(rate.asked_hz, rate.holds) for rate in probed] == [(10, True), (20, False), (30, True)]
+    assert [point.emc_hz for point in clocks.points] == [10, 20, 30]
+    assert {(point.gpu_hz, point.cpu_hz) for point in clocks.points} == {(2, 6)}
+    assert (clocks.released, sum(slept)) == (True, 3 * HOLD_S)
 
 
 def test_no_board_needs_no_memory_clock() -> None:
