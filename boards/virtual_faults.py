@@ -78,9 +78,10 @@ def _field(name: str, value: Any) -> Any:
         raise ValueError(f"unknown fault {name!r}")
     kinds: dict[str, type] = {"busy_times": int, "throttled": bool, "over_current": dict, "sensor": str, "thermal": str}
     kind = kinds.get(name, list)
+    # Exactly that type: a bool is no count.
     if type(value) is not kind:
         raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
-    return frozenset(value) if kind is list else value
+    return frozenset(map(str, value)) if name in _KNOB_SETS else value
 
 
 class FaultSwitch:

@@ -61,6 +61,10 @@ class VirtualKernel:
     def faults(self, faults: Faults) -> None:
         self.switch.faults = faults
 
+    def paths(self) -> list[str]:
+        """The real path of every file."""
+        return sorted(self._nodes())
+
     def point(self) -> ClockPoint:
         """The clocks that the silicon runs at now."""
         (gpu, gpu_min), (cpu, cores) = self.gpu.point(), self.cpus.point()

@@ -80,8 +80,10 @@ class VirtualTree:
 
     def _node(self, path: str) -> Node:
         real = self._real(path)
-        if real not in self._nodes or not self._is_there(real):
+        if not self._is_there(real):
             raise os_error(errno.ENOENT)
+        if real not in self._nodes:
+            raise os_error(errno.EISDIR)
         return self._nodes[real]
 
     def _is_there(self, real: str) -> bool:
