@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,14 @@ Sensor = Literal["sound", "frozen", "negative", "zero", "nan", "empty", "spike"]
 Thermometer = Literal["sound", "unreadable"]
 COUNTERS = ("oc1", "oc2", "oc3")
 _KNOB_SETS = ("ignored", "clamped", "denied", "busy", "missing")
+_TYPES: dict[str, type] = dict.fromkeys(_KNOB_SETS, list) | {
+    "busy_times": int,
+    "sensor": str,
+    "thermal": str,
+    "throttled": bool,
+    "over_current": dict,
+}
+"""Of the fields in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +82,13 @@ def read_faults(path: Path) -> Faults:
 
 
 def _field(name: str, value: Any) -> Any:
-    if name not in {known.name for known in fields(Faults)}:
+    if name not in _TYPES:
         raise ValueError(f"unknown fault {name!r}")
-    kinds: dict[str, type] = {"busy_times": int, "throttled": bool, "over_current": dict, "sensor": str, "thermal": str}
-    kind = kinds.get(name, list)
-    # Exactly that type: a bool is no count.
-    if type(value) is not kind:
-        raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
-    return frozenset(map(str, value)) if name in _KNOB_SETS else value
+    # Exactly that type: true is no count.
+    wanted, found = _TYPES[name], type(value)
+    if found is not wanted:
+        raise ValueError(f"{name} must be a {wanted.__name__}, got {json.dumps(value)}")
+    return frozenset(map(str, value)) if found is list else value
 
 
 class FaultSwitch:
