@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from boards.errors import NoBoard
+from boards.errors import KnobNotRestored, NoBoard, NotRestored
 from telemetry.durable import decode, encode, quarantine, replace, sync_folder
 
 log = logging.getLogger("teg.clockd")
@@ -28,6 +28,10 @@ _NOT_FOLLOWED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 class Restorable(Protocol):
     """A board whose knobs can be put back."""
+
+    def read_knobs(self) -> dict[str, int]:
+        """The value of every knob file, by name; those of a part that has gone are missing."""
+        ...
 
     def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
         """Put the knobs back, missing ones to the board's own range; raises `BoardError` if one does not follow."""
@@ -49,12 +53,12 @@ class ClockLedger:
     def __init__(self, path: Path, boot_id: str, board: str = "auto") -> None:
         self.path = path
         self._boot_id = boot_id
-        self._board = board
+        self.board = board
 
     def remember(self, originals: dict[str, int]) -> None:
         """Make the originals durable; does nothing while earlier ones have not been restored. Raises `OSError`."""
         if not self.pending():
-            record = {"format": FORMAT, "boot": self._boot_id, "board": self._board, "originals": originals}
+            record = {"format": FORMAT, "boot": self._boot_id, "board": self.board, "originals": originals}
             replace(self.path, encode(record))
 
     def pending(self) -> bool:
@@ -85,11 +89,16 @@ class ClockLedger:
         if not self.pending():
             return False
         remembered = self.read()
-        void = remembered is not None and remembered.boot != self._boot_id
+        # Where either boot is not known (a tree of plain files) it may be this one.
+        boots = {remembered.boot, self._boot_id} - {""} if remembered else ()
+        void = len(boots) > 1
         if not void:
-            if board is None or (remembered and remembered.board != self._board):
+            if board is None or (remembered and remembered.board != self.board):
                 raise NoBoard(f"clocks of board {remembered.board if remembered else 'unknown'} wait to be restored")
-            board.restore(remembered.originals if remembered else {}, keep)
+            originals = remembered.originals if remembered else {}
+            board.restore(originals, keep)
+            if gone := originals.keys() - keep - board.read_knobs().keys():
+                raise NotRestored(tuple(KnobNotRestored(knob, originals[knob], None) for knob in sorted(gone)))
         if remembered is None:
             log.warning("ledger damaged: the board's own range restored, the ledger kept as %s", quarantine(self.path))
         else:

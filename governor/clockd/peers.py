@@ -15,6 +15,8 @@ from pathlib import Path
 from .protocol import Refused
 
 MOST_CONNECTIONS = 32
+GROUP = "teg"
+"""Members may talk to a clockd that runs as root, where the group exists."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -50,10 +52,11 @@ def admit(peer: Peer, own_uid: int, group: int, connected: int) -> None:
     raise Refused("forbidden", f"uid {peer.uid} may not talk to clockd")
 
 
-def listen(path: Path) -> socket.socket:
+def listen(path: Path, group: str = GROUP) -> socket.socket:
     """A listening socket at `path`, mode 0660; raises `SocketTaken` if it is in use, or is no socket.
 
-    A socket file is removed only after a refused connection proves that nobody listens.
+    Root gives it to `group`, where there is one. A socket file is removed only after a refused connection proves that
+    nobody listens.
     """
     if os.path.lexists(path):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -67,6 +70,8 @@ def listen(path: Path) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(earlier)
+    if os.geteuid() == 0 and (gid := _gid(group)) is not None:
+        os.chown(path, -1, gid, follow_symlinks=False)
     listener.listen(16)
     return listener
 
@@ -79,6 +84,13 @@ def in_use(path: Path) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
     return True
+
+
+def _gid(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
 
 
 def _is_member(uid: int, group: int) -> bool:

@@ -5,17 +5,21 @@
     {"verb": "lease", "point": {"gpu_hz": 612000000, ...}, "ttl_ms": 3000}
     {"verb": "renew", "ttl_ms": 3000}
 
-Answers: {"ok": true, ...} or {"ok": false, "error": KIND, "message": TEXT}. No path and no text of a client's ever
-reaches a kernel file: a point holds integers, and only those of the board's table are taken.
+Answers: {"ok": true, ...} or {"ok": false, "error": KIND, "message": TEXT}. Kind `board`, with "cause" and "knob": a
+knob could not be set, and every clock is back; kind `ledger`: the originals could not be written down, and no clock has
+moved. No path and no text of a client's ever reaches a kernel file: a point holds integers, and only those of the
+board's table are taken.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from boards.clocks import KNOBS, Applied, ClockPoint, ClockTable
+from boards.errors import KnobDenied, KnobNotRestored, NodeError, NodeMissing, NotRestored
 
 VERSION = 1
 LONGEST_BYTES = 4096
@@ -33,7 +37,10 @@ FIELDS: dict[Verb, frozenset[str]] = {
 }
 """Every verb, and the fields that it must have besides `verb`: no other, none missing."""
 
-Kind = Literal["malformed", "not_offered", "observe_only", "held", "no_lease", "forbidden", "board", "not_restored"]
+Kind = Literal[
+    "malformed", "not_offered", "observe_only", "held", "no_lease", "forbidden", "board", "ledger", "not_restored"
+]
+Cause = Literal["denied", "busy", "missing", "refused"]
 
 
 class Refused(Exception):
@@ -51,6 +58,16 @@ class Request:
     verb: Verb
     point: ClockPoint
     ttl_s: float
+
+
+def cause_of(error: Exception) -> Cause:
+    """Why a knob could not be set or put back, or the ledger not written."""
+    first = error.failures[0] if isinstance(error, NotRestored) and error.failures else error
+    if isinstance(first, (KnobDenied, PermissionError)):
+        return "denied"
+    if isinstance(first, NodeMissing) or (isinstance(first, KnobNotRestored) and first.found is None):
+        return "missing"
+    return "busy" if isinstance(first, NodeError) and first.code in (errno.EBUSY, errno.EAGAIN) else "refused"
 
 
 def parse_request(line: bytes) -> Request:

@@ -4,29 +4,29 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from boards.clocks import Board
 from boards.discover import open_board
-from boards.errors import BoardError, NoBoard
-from boards.jetson import JetsonBoard
+from boards.errors import NoBoard
 from boards.physics import Workload
 from boards.virtual import VirtualBoard
 from telemetry.board_page import BoardPage
 from telemetry.rundir import RunDir
 
-from .ledger import ClockLedger, boot_id
-from .peers import SocketTaken, in_use, listen
+from .notify import Notifier
+from .peers import SocketTaken, listen
+from .recovery import DONE, NOT_RESTORED, REFUSED, USAGE, ledger_of
 from .server import Server
 from .service import Clockd
-from .virtual_load import VirtualLoad
+from .virtual_load import FaultFile, LoadedBoard, VirtualLoad
 
 log = logging.getLogger("teg.clockd")
-
-DONE, REFUSED, NOT_RESTORED = 0, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,58 +40,74 @@ class Settings:
     """Folder of the ledger; the run directory if not given: both are emptied by a reboot, as the clocks are."""
     rate_hz: float = 20.0
     workloads: Mapping[str, Workload] = field(default_factory=dict)
-
-    def ledger(self) -> ClockLedger:
-        """The ledger of this board; a virtual board boots anew with every process."""
-        virtual = self.board.startswith("virtual:")
-        boot = f"virtual-{os.getpid()}-{time.monotonic_ns()}" if virtual else boot_id(self.root)
-        return ClockLedger((self.state_dir or self.run_dir.root) / "clocks.ledger", boot)
-
-    def open(self) -> JetsonBoard:
-        """The board; raises `NoBoard` where there is none."""
-        return open_board(self.board, self.root, workloads=self.workloads)
+    faults: Path | None = None
+    """What goes wrong on a virtual board; read again whenever it changes."""
+    power_limit_w: float | None = None
+    """Power limit of an NVML board, in force while a lease is."""
 
 
 def serve(settings: Settings) -> int:
-    """Run clockd until it is told to stop; returns 0, 3 (another one runs) or 4 (clocks not restored)."""
-    settings.run_dir.make()
-    if settings.state_dir is not None:
-        settings.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    """Run clockd until it is told to stop; returns 0, 2 (no such board), 3 (another one runs) or 4 (not restored)."""
+    folder = settings.state_dir or settings.run_dir.root
     try:
+        settings.run_dir.make()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ledger = ledger_of(settings.board, settings.root, folder)
+        if not ledger.lock():
+            log.warning("%s: another clockd, or a restorer, is at work", folder)
+            return REFUSED
+        board, why = _open(settings)
         listener = listen(settings.run_dir.socket)
-    except SocketTaken as error:
+    except (SocketTaken, OSError) as error:
         log.warning("%s", error)
         return REFUSED
-    try:
-        board: JetsonBoard | None = settings.open()
-        why = ""
-    except NoBoard as error:
-        board, why = None, str(error)
-        log.warning("observe-only: %s", error)
-    load = VirtualLoad(board, settings.run_dir) if isinstance(board, VirtualBoard) else None
+    except ValueError as error:
+        log.warning("%s", error)
+        return USAGE
+    notifier = Notifier(time.monotonic)
     page = BoardPage.create(settings.run_dir.board_page)
-    clockd = Clockd(board, page, settings.ledger(), time.monotonic, load, why)
+    load, begin = _load(settings, board), _power_limit(settings, board)
+    clockd = Clockd(board, page, ledger, time.monotonic, load, why, notifier, begin)
     clockd.recover()
+    notifier.ready()
     try:
         Server(clockd, listener, 1 / settings.rate_hz, time.monotonic).run()
     finally:
+        notifier.stopping()
         restored = clockd.close()
         listener.close()
         settings.run_dir.socket.unlink(missing_ok=True)
     return DONE if restored else NOT_RESTORED
 
 
-def restore(settings: Settings) -> int:
-    """Put back what a clockd that died left behind; returns 0, 3 (a live clockd will do it) or 4 (not restored)."""
-    ledger = settings.ledger()
-    if in_use(settings.run_dir.socket):
-        log.warning("clockd runs: it restores the clocks itself")
-        return REFUSED
-    if not ledger.pending():
-        return DONE
+def _open(settings: Settings) -> tuple[Board | None, str]:
+    """The board, or None and why there is none; raises `ValueError` for one that nobody knows."""
     try:
-        ledger.restore(settings.open())
-    except (BoardError, OSError) as error:
-        log.warning("clocks not restored: %s", error)
-        return NOT_RESTORED
-    return DONE
+        return open_board(settings.board, settings.root, workloads=settings.workloads), ""
+    except NoBoard as error:
+        log.warning("observe-only: %s", error)
+        return None, str(error)
+
+
+def _load(settings: Settings, board: object) -> VirtualLoad | None:
+    """What drives a virtual board."""
+    if not isinstance(board, LoadedBoard):
+        return None
+    faults = FaultFile(settings.faults, board) if settings.faults and isinstance(board, VirtualBoard) else None
+    return VirtualLoad(board, settings.run_dir, faults)
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A board with a power limit."""
+
+    def request_power_limit(self, watts: float) -> float:
+        """Ask for a limit; what holds, in watts."""
+        ...
+
+
+def _power_limit(settings: Settings, board: object) -> Callable[[], object] | None:
+    """What asks for the power limit of the settings, if there is one to ask for."""
+    if settings.power_limit_w is None or not isinstance(board, Limited):
+        return None
+    return partial(board.request_power_limit, settings.power_limit_w)

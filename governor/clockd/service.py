@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clockd's decisions: grant, renew and end leases, restore the clocks, sample the board, publish its page.
+"""clockd's decisions: grant, renew and end leases, restore the clocks, notice who else moves them, publish the page.
 
 No sockets and no signals here; `server.py` has them.
 """
@@ -8,41 +8,45 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from boards.clocks import Applied, Board, ClockPoint
-from boards.errors import BoardError
-from boards.thermal import Throttle
+from boards.clocks import Board, ClockPoint
+from boards.errors import BoardError, NodeError, NotOffered, NotRestored
 from telemetry.board_page import BoardPage, BoardReading
 
-from .energy import Energy
 from .lease import Lease, grant, held_by
 from .ledger import ClockLedger
-from .protocol import VERSION, Json, Refused, Request, applied_record, parse_request, point_record, table_record
+from .notify import Notifier
+from .protocol import (
+    VERSION,
+    Json,
+    Refused,
+    Request,
+    applied_record,
+    cause_of,
+    parse_request,
+    point_record,
+    table_record,
+)
+from .sampler import Sampler
 from .virtual_load import VirtualLoad
 
 log = logging.getLogger("teg.clockd")
 
-SLOW_S = 1.0
-"""Temperatures and throttle counters are read this often, and a failed restore is tried again."""
-
-
-@dataclass(slots=True)
-class Sampled:
-    """What the latest samples said, and what was counted since the start."""
-
-    observed: ClockPoint = ClockPoint()  # noqa: RUF009 - frozen
-    energy: Energy = Energy()  # noqa: RUF009 - frozen
-    throttle: Throttle | None = None
-    throttle_events: int = 0
-    foreign_changes: int = 0
-    sensor_faults: int = 0
-    board_faults: int = 0
+RETRY_S = 1.0
+"""A restore that failed is tried again this often."""
+RESCAN_S = 30.0
+"""Parts that are missing, and another power mode, are looked for this often."""
+_NOTES_LENGTH = 1500
+"""Characters of notes in an answer; `teg doctor` has all of them."""
 
 
 class Clockd:
-    """The daemon without its socket. `board` is None where there is nothing to control: observe-only, `why` says so."""
+    """The daemon without its socket. `board` is None where there is nothing to control: observe-only, `why` says so.
+
+    `begin` is called before the first request of a lease: what else is to hold while it lasts, and goes back with it.
+    """
 
     def __init__(
         self,
@@ -52,27 +56,33 @@ class Clockd:
         clock: Callable[[], float],
         load: VirtualLoad | None = None,
         why: str = "",
+        notifier: Notifier | None = None,
+        begin: Callable[[], object] | None = None,
     ) -> None:
         self.board = board
         self.lease: Lease | None = None
-        self.sampled = Sampled()
+        self.sampler = Sampler(board, clock())
+        self.foreign_changes = 0
+        self.faults: Counter[str] = Counter()
+        """Requests and restores that failed, by cause."""
         self._page = page
         self._ledger = ledger
         self._clock = clock
         self._load = load
         self._why = why
-        self._applied: Applied | None = None
-        self._foreign = False
-        self._complaint = ""
-        self._rails: dict[str, float] = {}
-        self._zones: dict[str, float] = {}
-        self._slow_s = float("-inf")
-        self._ticked_s = clock()
+        self._notifier = notifier or Notifier(clock, {})
+        self._begin = begin or (lambda: None)
+        self._left: dict[str, int] = {}
+        """Knob files as they read right after the request."""
+        self._keep: frozenset[str] = frozenset()
+        """Knob files that are not ours to put back any more."""
+        self._not_restored = ""
+        self._waits_for_missing = False
+        self._tried_s = self._scanned_s = self._ticked_s = clock()
 
     def recover(self) -> None:
         """Restore what an earlier clockd left behind."""
-        if self.board is not None:
-            self._restore("left behind by an earlier clockd")
+        self._restore("left behind by an earlier clockd")
 
     def answer(self, holder: int, pid: int, line: bytes) -> Json:
         """The answer to one line of one connection."""
@@ -80,10 +90,10 @@ class Clockd:
             return {"ok": True, **self._answer(holder, pid, parse_request(line))}
         except Refused as refusal:
             return {"ok": False, "error": refusal.kind, "message": str(refusal)}
-        except (BoardError, OSError) as error:
-            self.sampled.board_faults += 1
-            log.warning("request failed: %s", error)
-            return {"ok": False, "error": "board", "message": str(error)}
+        except BoardError as error:
+            cause = self._count(error, "request failed")
+            knob = error.knob if isinstance(error, NodeError) else ""
+            return {"ok": False, "error": "board", "cause": cause, "knob": knob, "message": str(error)}
 
     def gone(self, holder: int) -> None:
         """A connection was closed: its lease ends with it."""
@@ -93,27 +103,33 @@ class Clockd:
     def tick(self) -> None:
         """One sample: let a virtual board live, read the board, end what has expired, publish the page."""
         now_s = self._clock()
-        if self.board is not None:
-            try:
-                self._sample(self.board, now_s)
-            except BoardError as error:
-                self.sampled.board_faults += 1
-                self._complain(f"sample failed: {error}")
+        if self._load is not None and now_s > self._ticked_s:
+            self._load.tick(now_s, now_s - self._ticked_s)
         self._ticked_s = now_s
+        self.sampler.sample(now_s)
         if self.lease is not None and self.lease.expired(now_s):
             self._end_lease("it has expired")
+        elif self.lease is not None:
+            self._watch()
+        elif now_s - self._tried_s >= RETRY_S and self._ledger.pending():
+            self._restore("once more")
+        if self.board is not None and now_s - self._scanned_s >= RESCAN_S:
+            self._rescan(self.board)
         self._publish(now_s)
+        self._notifier.tick(
+            f"leased to process {self.lease.pid}" if self.lease else self._not_restored or "clocks free"
+        )
 
     def close(self) -> bool:
         """Restore the clocks and let go of pages; whether everything is as it was."""
         if self.lease is not None:
             self._end_lease("clockd ends")
-        elif self._ledger.pending() and self.board is not None:
+        elif self._ledger.pending():
             self._restore("clockd ends")
         if self._load is not None:
             self._load.close()
         self._page.remove()
-        return self.board is None or not self._ledger.pending()
+        return not self._ledger.pending()
 
     def _answer(self, holder: int, pid: int, request: Request) -> Json:
         if request.verb == "hello":
@@ -133,115 +149,151 @@ class Clockd:
             return {"ttl_ms": round(1000 * request.ttl_s)}
         self._end_lease("released")
         if self._ledger.pending():
-            raise Refused("not_restored", "some clocks did not go back; clockd keeps trying")
+            raise Refused("not_restored", f"clockd keeps trying: {self._not_restored}")
         return {}
 
     def _grant(self, board: Board, holder: int, pid: int, request: Request) -> Json:
+        lease = grant(self.lease, holder, pid, request.point, request.ttl_s, self._clock())
+        if self.lease is not None and self.lease.expired(self._clock()):
+            self._end_lease("it has expired")
+        if self.lease is None:
+            if self._ledger.pending() and not self._waits_for_missing:
+                raise Refused("not_restored", f"clocks of an earlier lease are not back: {self._not_restored}")
+            self._rescan(board)
         if not board.table.offers(request.point):
             raise Refused("not_offered", f"not in this board's table: {point_record(request.point)}")
-        lease = grant(self.lease, holder, pid, request.point, request.ttl_s, self._clock())
-        if self.lease is not None and self.lease.holder != holder:
-            self._end_lease("it has expired")
-        if self.lease is None and self._ledger.pending():
-            raise Refused("not_restored", "clocks of an earlier lease have not gone back yet")
-        self._ledger.remember(board.read_knobs())
-        self.lease = lease
+        self._remember(board)
+        first, self.lease = self.lease is None, lease
         try:
-            self._applied = board.request(request.point)
+            if first:
+                self._begin()
+            applied = board.request(request.point)
+            self._left = board.read_knobs()
+        except NotOffered as error:
+            self._end_lease("its point is not offered any more")
+            raise Refused("not_offered", str(error)) from error
         except BoardError:
             self._end_lease("its request failed half-way")
             raise
         # Writing and settling took time that is not the holder's.
         self.lease = lease.renewed(request.ttl_s, self._clock())
-        self._foreign = False
         self.tick()
-        return {"applied": applied_record(self._applied), "honoured": self._applied.honoured}
+        return {"applied": applied_record(applied), "honoured": applied.honoured}
+
+    def _remember(self, board: Board) -> None:
+        """Have the originals on the disk before a knob is touched."""
+        if self._ledger.pending():
+            return
+        self._keep = frozenset()
+        try:
+            self._ledger.remember(board.read_knobs())
+        except OSError as error:
+            self._count(error, "originals not written")
+            raise Refused("ledger", f"the clocks as they are could not be written down: {error}") from error
 
     def _end_lease(self, reason: str) -> None:
         log.info("lease of process %s ends: %s", self.lease.pid if self.lease else 0, reason)
         self.lease = None
-        self._applied = None
+        self._left = {}
         self._restore(reason)
 
     def _restore(self, reason: str) -> None:
         """Put the clocks back; what fails stays in the ledger and is tried again."""
-        if self.board is None:
-            return
+        self._tried_s = self._clock()
         try:
-            if self._ledger.restore(self.board):
+            if self._ledger.restore(self.board, self._keep):
                 log.info("clocks restored: %s", reason)
         except (BoardError, OSError) as error:
-            self.sampled.board_faults += 1
-            log.warning("clocks not restored: %s", error)
-
-    def _sample(self, board: Board, now_s: float) -> None:
-        if self._load is not None and now_s > self._ticked_s:
-            self._load.tick(now_s, now_s - self._ticked_s)
-        self.sampled.observed = board.observe()
-        if self._applied is not None:
-            changed = self.sampled.observed != self._applied.observed
-            # A clock that heat has taken is nobody's doing.
-            if changed and not self._foreign and not board.throttle().alerts:
-                self.sampled.foreign_changes += 1
-            self._foreign = changed
-        if now_s - self._slow_s >= SLOW_S:
-            self._slow_s = now_s
-            self._sample_slowly(board)
-        try:
-            self._rails = board.rails()
-            power_w = board.power_w(self._rails)
-        except BoardError as error:
-            # The interval then counts as a gap: in doubt as a whole.
-            self.sampled.sensor_faults += 1
-            self._complain(f"power not read: {error}")
+            self._count(error, "clocks not restored")
+            self._not_restored = str(error)
+            failures = error.failures if isinstance(error, NotRestored) else (error,)
+            self._waits_for_missing = all(cause_of(failure) == "missing" for failure in failures)
+            self._keep |= self._settled()
         else:
-            self._complaint = ""
-            self.sampled.energy = self.sampled.energy.then(now_s, power_w)
+            self._not_restored, self._waits_for_missing, self._keep = "", False, frozenset()
 
-    def _complain(self, message: str) -> None:
-        """Log a fault of sampling once, not twenty times a second."""
-        if message != self._complaint:
-            self._complaint = message
-            log.warning("%s", message)
+    def _settled(self) -> frozenset[str]:
+        """Knob files that are back already: who changes one while others are still waited for means it."""
+        remembered = self._ledger.read()
+        originals = remembered.originals if remembered else {}
+        return frozenset(name for name, value in self._read_knobs().items() if originals.get(name) == value)
 
-    def _sample_slowly(self, board: Board) -> None:
-        if self.lease is None and self._ledger.pending():
-            self._restore("once more")
-        self._zones = {zone: value for zone, value in board.thermals().items() if value is not None}
-        throttle, before = board.throttle(), self.sampled.throttle
-        if before is not None:
-            self.sampled.throttle_events += max(0, throttle.events - before.events)
-            self.sampled.throttle_events += len(set(throttle.alerts) - set(before.alerts))
-        self.sampled.throttle = throttle
+    def _watch(self) -> None:
+        """End the lease if somebody else has written to its knobs; heat, which moves them too, raises an alert."""
+        if not self._changed() or self.board is None:
+            return
+        try:
+            alerts = self.board.throttle().alerts
+        except BoardError as error:
+            self._count(error, "alerts not read")
+            alerts = ()
+        # Looked at again, for an alert may have gone while the clock it took was read.
+        if not alerts and (changed := self._changed()):
+            self.foreign_changes += 1
+            self._keep |= changed
+            log.warning("foreign change of %s: they stay, the rest goes back", ", ".join(sorted(changed)))
+            self._end_lease("somebody else changed the clocks")
+
+    def _changed(self) -> frozenset[str]:
+        """Knob files that no longer read as we left them; one that has gone was not changed."""
+        return frozenset(name for name, value in self._read_knobs().items() if self._left.get(name, value) != value)
+
+    def _read_knobs(self) -> dict[str, int]:
+        try:
+            return self.board.read_knobs() if self.board else {}
+        except BoardError as error:
+            self._count(error, "knobs not read")
+            return {}
+
+    def _rescan(self, board: Board) -> None:
+        self._scanned_s = self._clock()
+        try:
+            board.rescan()
+        except BoardError as error:
+            self._count(error, "parts not looked for")
+
+    def _count(self, error: Exception, what: str) -> str:
+        """Count and log a fault by its cause, which comes back."""
+        cause = cause_of(error)
+        self.faults[cause] += 1
+        log.warning("%s (%s): %s", what, cause, error)
+        return cause
 
     def _publish(self, now_s: float) -> None:
-        board, lease, sampled = self.board, self.lease, self.sampled
+        board, lease, sampler, meter = self.board, self.lease, self.sampler, self.sampler.meter
         reading = BoardReading(
             board=board.name if board else "none",
             virtual=bool(board and board.virtual),
             observe_only=board is None,
             sampled_ns=round(1e9 * now_s),
             requested=(lease.point if lease else ClockPoint()).values(),
-            observed=sampled.observed.values(),
-            energy_j=sampled.energy.joules,
-            energy_error_j=sampled.energy.error_j(board.averaging_s if board else 0.0),
-            power_w=sampled.energy.power_w,
+            observed=sampler.observed.values(),
+            energy_j=meter.joules,
+            energy_error_j=meter.error_j,
+            power_w=meter.power_w,
             lease_pid=lease.pid if lease else 0,
             lease_expires_ns=round(1e9 * lease.expires_s) if lease else 0,
-            throttle_events=sampled.throttle_events,
-            foreign_changes=sampled.foreign_changes,
-            rails_w=self._rails,
-            zones_celsius=self._zones,
+            throttle_events=sampler.throttle_events,
+            foreign_changes=self.foreign_changes,
+            brief_throttles=sampler.brief_throttles,
+            averaging_s=meter.window_s,
+            power_missing_s=meter.missing_s,
+            power_same_s=sampler.power_same_s(now_s),
+            zones_age_s=sampler.zones_age_s(now_s),
+            rails_w=sampler.rails_w,
+            zones_celsius=sampler.zones_celsius,
         )
         self._page.write(reading)
 
     def _hello(self) -> Json:
         board = self.board
         about = {"name": board.name if board else "none", "virtual": bool(board and board.virtual)}
-        return {"version": VERSION, "pid": os.getpid(), **about, "observe_only": board is None, "reason": self._why}
+        about |= {"observe_only": board is None, "reason": self._why, "notes": _shortened(board.notes if board else ())}
+        about["physics"] = self._load.board.physics if self._load else ""
+        return {"version": VERSION, "pid": os.getpid(), **about}
 
     def _status(self) -> Json:
-        sampled, lease, load = self.sampled, self.lease, self._load
+        sampler, meter, lease, load = self.sampler, self.sampler.meter, self.lease, self._load
         held = lease and {
             "pid": lease.pid,
             "point": point_record(lease.point),
@@ -250,15 +302,27 @@ class Clockd:
         virtual = load and {"unknown_workloads": load.unknown_workloads, "backlog_s": round(load.board.backlog_s, 6)}
         return {
             **self._hello(),
-            "observed": point_record(sampled.observed),
+            "observed": point_record(sampler.observed),
             "lease": held,
             "restore_pending": self._ledger.pending(),
-            "energy_j": sampled.energy.joules,
-            "energy_error_j": sampled.energy.error_j(self.board.averaging_s if self.board else 0.0),
-            "power_w": sampled.energy.power_w,
-            "throttle_events": sampled.throttle_events,
-            "foreign_changes": sampled.foreign_changes,
-            "sensor_faults": sampled.sensor_faults,
-            "board_faults": sampled.board_faults,
+            "not_restored": self._not_restored,
+            "ledgers_damaged": self._ledger.damaged(),
+            "energy_j": meter.joules,
+            "energy_error_j": meter.error_j,
+            "power_w": meter.power_w,
+            "throttle_events": sampler.throttle_events,
+            "foreign_changes": self.foreign_changes,
+            "sensor_faults": dict(sampler.faults),
+            "board_faults": dict(self.faults),
             "load": virtual,
         }
+
+
+def _shortened(notes: tuple[str, ...]) -> list[str]:
+    """As many of the notes as fit an answer."""
+    kept: list[str] = []
+    for number, note in enumerate(notes):
+        if sum(map(len, kept)) + len(note) > _NOTES_LENGTH:
+            return [*kept, f"and {len(notes) - number} more: teg doctor"]
+        kept.append(note)
+    return kept

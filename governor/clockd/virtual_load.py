@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from boards.clocks import ClockPoint
+from boards.physics import Workload
 from boards.virtual import Load, VirtualBoard
+from boards.virtual_faults import Faults, read_faults
 from telemetry.errors import PageError
 from telemetry.instance_page import STRETCH_BATCHES, Counter, InstancePage
 from telemetry.rundir import RunDir
@@ -20,6 +24,44 @@ TRAINER_DEFAULT = "resnet"
 """A job trains what is served, so it is charged as the first live instance's workload; with none served, as this."""
 TRAINING_BATCH = 16.0
 """The batch size at which training was measured."""
+
+
+@runtime_checkable
+class LoadedBoard(Protocol):
+    """A board whose load somebody else really runs; `boards.virtual` and `boards.virtual_nvml` have one."""
+
+    workloads: dict[str, Workload]
+
+    @property
+    def physics(self) -> str:
+        """`measured` or `assumed`."""
+        ...
+
+    @property
+    def kernel(self) -> Silicon:
+        """What knows the clocks that it runs at."""
+        ...
+
+    @property
+    def backlog_s(self) -> float:
+        """Busy time that was reported but has not been charged yet."""
+        ...
+
+    def run(self, loads: Iterable[Load], dt_s: float) -> object:
+        """Let `dt_s` seconds pass under the loads; raises `KeyError` for a workload it does not know."""
+        ...
+
+    def slowdowns(self, workload: str, batches: Iterable[float]) -> tuple[float, ...]:
+        """Slow-down against maximum clocks for each batch size, at the clocks it runs at now."""
+        ...
+
+
+class Silicon(Protocol):
+    """What knows the clocks that a virtual board runs at."""
+
+    def point(self) -> ClockPoint:
+        """Those clocks."""
+        ...
 
 
 class InstanceLoad:
@@ -41,11 +83,37 @@ class InstanceLoad:
         return Load(self.workload, since_ns / 1e9, max(1.0, batch_since_ns / since_ns))
 
 
-class VirtualLoad:
-    """Feeds a virtual board from the pages of one run directory."""
+class FaultFile:
+    """Switches a virtual board's faults to what a file says, whenever that changes; no file, no faults."""
 
-    def __init__(self, board: VirtualBoard, run_dir: RunDir) -> None:
+    def __init__(self, path: Path, board: VirtualBoard) -> None:
+        self._path = path
+        self._board = board
+        self._seen: tuple[int, ...] = ()
+
+    def look(self) -> None:
+        """Read the file if it is another one by now; one that makes no sense changes nothing."""
+        seen: tuple[int, ...] = ()
+        try:
+            status = self._path.stat()
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        except FileNotFoundError:
+            log.debug("no faults: %s is not there", self._path)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._board.faults = read_faults(self._path) if seen else Faults()
+        except (OSError, ValueError) as error:
+            log.warning("faults unchanged: %s", error)
+
+
+class VirtualLoad:
+    """Feeds a virtual board from the pages of one run directory, and its faults from a file."""
+
+    def __init__(self, board: LoadedBoard, run_dir: RunDir, faults: FaultFile | None = None) -> None:
         self.board = board
+        self._faults = faults
         self._folder = run_dir.instances
         self._trainer_path = run_dir.trainer_page
         self._instances: dict[tuple[Path, int], InstanceLoad] = {}
@@ -57,6 +125,8 @@ class VirtualLoad:
 
     def tick(self, now_s: float, dt_s: float) -> None:
         """Let `dt_s` pass on the board under the load that the pages report, and tell the pages their stretch."""
+        if self._faults:
+            self._faults.look()
         self._rescan(now_s)
         known = [entry for entry in self._instances.values() if self._name(entry)]
         loads = [load for entry in known if (load := entry.take())]

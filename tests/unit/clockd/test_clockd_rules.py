@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clockd's pure parts: the protocol, the lease, the joule counter."""
+"""clockd's pure parts: the protocol and the lease."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as some
 
 from boards.clocks import KNOBS, Applied, ClockPoint, ClockTable
 from governor.clockd import protocol
-from governor.clockd.energy import Energy
 from governor.clockd.lease import grant, held_by
 from governor.clockd.protocol import Refused, parse_request
 
@@ -124,42 +123,3 @@ def test_a_lease_lives_at_most_five_seconds(ttl_s: float) -> None:
     """No lease outlives a dead governor by more than 5 s."""
     with pytest.raises(ValueError, match="at most"):
         grant(None, 1, 100, POINT, ttl_s, now_s=0.0)
-
-
-def counted(samples: list[tuple[float, float]]) -> Energy:
-    energy = Energy()
-    for at_s, power_w in samples:
-        energy = energy.then(at_s, power_w)
-    return energy
-
-
-def test_joules_are_the_trapezoid_of_power() -> None:
-    """Constant power is power times time; a ramp is its mean times time. The first sample counts for nothing."""
-    assert counted([(100.0, 20.0)]).joules == 0
-    assert counted([(100.0, 20.0), (100.05, 20.0), (100.1, 20.0)]).joules == pytest.approx(2.0)
-    assert counted([(0.0, 10.0), (0.2, 20.0)]).joules == pytest.approx(3.0)
-
-
-def test_steady_power_has_no_error() -> None:
-    """Nothing can hide between equal samples but what the averaging window smooths out, and there was no change."""
-    assert counted([(0.05 * number, 15.0) for number in range(100)]).error_j(0.43) == 0
-
-
-def test_the_error_covers_any_step_between_samples() -> None:
-    """Power that jumped right after, or right before, a sample lies within the bound."""
-    energy = counted([(0.0, 10.0), (0.1, 30.0)])
-    for truth in (10 * 0.1, 30 * 0.1):
-        assert abs(truth - energy.joules) <= energy.error_j(0.0) + 1e-12
-    assert energy.error_j(0.43) == pytest.approx(energy.error_j(0.0) + 0.43 * 20)
-
-
-def test_a_gap_is_in_doubt_as_a_whole() -> None:
-    """Over half a second without a sample anything between nothing and the highest power may have been drawn."""
-    energy = counted([(0.0, 10.0), (2.0, 10.0)])
-    assert energy.joules == pytest.approx(20.0)
-    assert energy.error_j(0.0) == pytest.approx(20.0)
-
-
-def test_the_counter_never_falls() -> None:
-    """Not even if the clock stood still."""
-    assert counted([(5.0, 10.0), (5.0, 30.0), (4.0, 10.0)]).joules == 0

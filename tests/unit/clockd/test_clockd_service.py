@@ -26,6 +26,7 @@ from telemetry.rundir import RunDir
 from telemetry.trainer_page import TrainerPage
 
 LOW = {"gpu_hz": 408_000_000, "gpu_min_hz": 306_000_000, "emc_hz": 665_600_000, "cpu_hz": 960_000_000, "cores": 4}
+OWN_RANGE = ClockPoint(1_300_500_000, 306_000_000, 3_199_000_000, 2_201_600_000, 12)
 TICK_S = 0.05
 
 
@@ -173,7 +174,8 @@ def test_only_the_table_is_offered(desk: Desk) -> None:
 def test_no_knob_is_written_before_the_ledger(desk: Desk) -> None:
     """If the originals cannot be made durable, the lease is refused and no clock has moved."""
     desk.ledger.path = desk.ledger.path.parent / "no-such-folder" / "clocks.ledger"
-    assert desk.lease()["error"] == "board"
+    refusal = desk.lease()
+    assert (refusal["ok"], refusal["error"]) == (False, "ledger")
     assert desk.restored()
     assert desk.ask("status")["lease"] is None
 
@@ -212,7 +214,8 @@ def test_a_damaged_ledger_gives_the_boards_own_range_and_is_kept(desk: Desk, dam
     desk.board.request(ClockPoint(**LOW))
     desk.ledger.path.write_bytes(damage)
     assert desk.ledger.restore(desk.board)
-    assert desk.restored()
+    assert desk.board.observe() == OWN_RANGE
+    assert desk.board.read_knobs()["emc.mrq_rate_locked"] == 0
     assert desk.ledger.path.with_name("clocks.ledger.corrupt-0").read_bytes() == damage
     assert not desk.ledger.pending()
 
@@ -383,7 +386,7 @@ def test_a_bad_sensor_leaves_a_gap_and_not_a_number(desk: Desk) -> None:
     desk.run(1.0)
     during = desk.reading()
     assert during.energy_j == before.energy_j
-    assert desk.ask("status")["sensor_faults"] == 20
+    assert desk.ask("status")["sensor_faults"] == {"power": 20}
     desk.board.faults = Faults()
     desk.run(0.5)
     after = desk.reading()
