@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from boards.clocks import ClockPoint
 from governor.client import ClockClient
-from governor.course import SETTLE_S
 from governor.hand import Hand
 from governor.load import LoadPlan, LoadReport, run_load
+from governor.measurement import SETTLE_S
 from governor.reader import PageReader
 from governor.trial import Tick
 from governor.window import counters

@@ -14,25 +14,19 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 
-from boards.clocks import ClockPoint
-
 from .demand import Demand
 from .guard import Verdict
+from .measurement import Measurement
 from .points import Best, Point, Proposal
 from .reader import Snapshot
-from .requests import Means, Requests
+from .requests import LATER, Means, Requests
 from .status import Phase
 from .trial import HOPELESS, REQUEST_FAILED, TRAFFIC, Evidence, Feasible, Invalid, TrialRecord, Violated
 from .trust import BLIND_S, SAFE_S
 from .tuning import Tuning
-from .window import Window, board_of
+from .window import board_of
 
-SETTLE_S = 0.6
-"""After a change of clocks: the INA3221's running average of 430 ms, and the slowest clock's settling (EMC)."""
-
-SETTLE_MAX_S = 10.0
-"""Requests that arrived before the change must be answered by then."""
-
+LATER_S = 1.0
 DRAIN_S = 60.0
 """How long the fastest point may take to work off a backlog before the next trial begins all the same."""
 
@@ -50,17 +44,18 @@ class Course:
         self._requests = Requests(means, tuning)
         self._demand = demand
         self._proposal: Future[Proposal] | None = None
-        self._window: Window | None = None
+        self._trial: Measurement | None = None
         self._until_s = 0.0
         self._repeated = False
         self._think()
 
     def tick(self, now: Snapshot) -> None:
         """One step of the phase it is in; without temperatures nothing new is tried."""
-        if self._blind(board_of(now).zones_age_s):
+        board = board_of(now)
+        if not board.observe_only and self._blind(board.zones_age_s):
             return
         phases = {
-            Phase.SETTLING: self._settle,
+            Phase.SETTLING: self._measure,
             Phase.MEASURING: self._measure,
             Phase.PROPOSING: self._propose,
             Phase.HOLDING: self._hold,
@@ -78,31 +73,14 @@ class Course:
             # A full disk may be the very reason for starting over.
             log.warning("the lost trial could not be written down: %s", error)
 
-    def _settle(self, now: Snapshot) -> None:
-        """Wait until clocks and sensors settled and every request in flight arrived after the change."""
-        old = self._demand.began_before(self._hand.changed_s)
-        if self._clock() < self._until_s or (old and self._clock() < self._until_s + SETTLE_MAX_S):
-            return
-        if old:
-            self._finish(TrialRecord(self._status.point, Invalid("backlog")))
-            return
-        self._demand.mark()
-        self._window = Window(now, self._config.trial_s, self._hand.changed_s)
-        self._enter(Phase.MEASURING, self._config.trial_s)
-
     def _measure(self, now: Snapshot) -> None:
-        window = self._window or Window(now, self._config.trial_s, self._hand.changed_s)
-        reason = window.add(now)
-        if not self._hand.honoured(ClockPoint(*board_of(now).observed)):
-            reason = reason or "clocks"
-        if reason is not None:
-            self._finish(TrialRecord(self._status.point, Invalid(reason), window_s=window.span_s))
-            return
-        # Hopeless is hopeless before the window ends, and however rough its joules, once something was served.
-        overloaded = self._demand.waits(now.now_ns, HOPELESS) and self._demand.all_served
-        if not overloaded and (self._clock() < self._until_s or (window.in_doubt and window.may_go_on)):
-            return
-        self._conclude(window, "window" if window.in_doubt and not overloaded else None)
+        if self._trial is None:
+            raise ValueError("no trial is under way")
+        concluded = self._trial.tick(now)
+        if concluded is not None:
+            self._finish(*concluded)
+        elif self._trial.measuring and self._status.phase is Phase.SETTLING:
+            self._enter(Phase.MEASURING, self._config.trial_s)
 
     def _propose(self, now: Snapshot) -> None:
         """Wait for the search and for the backlog to go, then try what it proposes, or hold the best."""
@@ -147,10 +125,16 @@ class Course:
             self._go_on()
 
     def _try(self, point: Point) -> None:
-        if (reason := self._requests.attempt(point)) is not None:
-            self._finish(TrialRecord(point, Invalid(reason)))
+        reason = self._requests.attempt(point)
+        if reason is None:
+            limits, length_s = self.tuning.batch_limits(point), self._config.trial_s
+            self._trial = Measurement(point, limits, self._hand, self._demand, self._clock, length_s)
+            self._enter(Phase.SETTLING, length_s)
+        elif reason == LATER:
+            self._plan(point)
+            self._enter(Phase.COOLING, LATER_S)
         else:
-            self._enter(Phase.SETTLING, SETTLE_S + self._requests.settle_s)
+            self._finish(TrialRecord(point, Invalid(reason)))
 
     def _hold_best(self, best: Best | None) -> None:
         self._status.best = best
@@ -158,8 +142,7 @@ class Course:
         if best is None:
             self._requests.hold(point)
         elif (reason := self._requests.attempt(point)) is not None:
-            self._status.fault(reason, f"the best point cannot be held: {point}")
-            self._wait_out(reason)
+            self._not_held(reason)
             return
         self.tuning.history.note("hold", self._clock(), point=point, feasible=best is not None)
         self._demand.mark()
@@ -169,12 +152,13 @@ class Course:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
         self.tuning.finish(record, self._clock(), evidence)
         reason = record.outcome.reason if isinstance(record.outcome, Invalid) else ""
-        if reason and reason not in TRAFFIC:
+        if not reason:
+            self._requests.followed()
+        elif reason not in TRAFFIC:
             self._status.fault(reason, f"trial at {record.point}")
         self._repeated = bool(reason) and not self._repeated and record.point.keys() == self.tuning.knobs.keys()
         if self._repeated:
-            self._proposal = Future()
-            self._proposal.set_result(Proposal(record.point, self._status.best))
+            self._plan(record.point)
         if reason == "throttled":
             self._cool_at(self.tuning.cooler(record.point))
         elif reason in REQUEST_FAILED and self._requests.enough(reason):
@@ -183,20 +167,6 @@ class Course:
             if not isinstance(record.outcome, Feasible) and reason != "blind":
                 self._requests.hold(self.tuning.fastest())
             self._go_on()
-
-    def _conclude(self, window: Window, reason: str | None) -> None:
-        """Judge the window that has ended."""
-        point, span_s = self._status.point, window.span_s
-        self._requests.followed()
-        if self._demand.changed(span_s):
-            reason = "load"
-            self._demand.forget()
-        if reason is not None:
-            self._finish(TrialRecord(point, Invalid(reason), window_s=span_s))
-            return
-        evidence = window.evidence(self._demand, self.tuning.batch_limits(point))
-        record = evidence.record(point)
-        self._finish(record, None if isinstance(record.outcome, Invalid) else evidence)
 
     def _blind(self, age_s: float) -> bool:
         """Whether no temperature can be read: a trial is lost, the point is kept, and after a while given back."""
@@ -221,8 +191,12 @@ class Course:
         self._requests.give_up(reason)
         self._enter(Phase.COOLING, self._config.cooldown_s)
 
-    def _wait_out(self, reason: str) -> None:
-        """What cannot be held is tried again after the cool-down."""
+    def _not_held(self, reason: str) -> None:
+        """The best point could not be had; it is asked for again after the cool-down."""
+        if reason == LATER:
+            self._enter(Phase.COOLING, LATER_S)
+            return
+        self._status.fault(reason, f"the best point cannot be held: {self._status.best}")
         if self._requests.enough(reason):
             self._give_up(reason)
         else:
@@ -238,6 +212,11 @@ class Course:
             self._think()
         else:
             self._enter(Phase.PROPOSING, DRAIN_S)
+
+    def _plan(self, point: Point) -> None:
+        """Try this point next."""
+        self._proposal = Future()
+        self._proposal.set_result(Proposal(point, self._status.best))
 
     def _think(self) -> None:
         self._proposal = self._executor.submit(self.tuning.propose, self._demand.arrivals_s)

@@ -64,7 +64,7 @@ class Hand:
     def hold(self, point: ClockPoint, batch_limits: Mapping[str, int], batch_wait_ns: int = 0) -> Applied:
         """Lease `point` and set batch limits by instance, and one wait; what became of the clocks.
 
-        A point that asks for nothing needs no lease. Raises `LeaseRefused`; with reason `board` the lease has ended.
+        A point that asks for nothing needs no lease. Raises `LeaseRefused`; no lease is left then.
         """
         self._knobs = {instance: Knobs(limit, batch_wait_ns) for instance, limit in batch_limits.items()}
         self._write_knobs(KNOBS_TTL_S)
@@ -103,9 +103,8 @@ class Hand:
     def _lease(self, point: ClockPoint) -> Applied:
         try:
             applied = self._clocks.lease(point, self._ttl_s)
-        except LeaseRefused as error:
-            if error.reason == "board":
-                self.point = None
+        except LeaseRefused:
+            self._let_go()
             raise
         self.point = point
         return applied
@@ -115,8 +114,9 @@ class Hand:
             self.point = None
             try:
                 self._clocks.release()
-            except LeaseLost as error:
-                log.warning("nothing to release: %s", error)
+            except (LeaseLost, LeaseRefused) as error:
+                # It has ended already, or clockd keeps trying to put the clocks back.
+                log.warning("released: %s", error)
 
     def _write_knobs(self, ttl_s: float) -> None:
         self._knobs_written_s = self._clock()

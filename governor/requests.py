@@ -17,6 +17,9 @@ from .status import Status
 from .tuning import Tuning
 
 MISSING = "missing"
+POSTPONED = ("not_restored", "ledger")
+LATER = "later"
+"""Clockd is still putting clocks back, or could not write down what they are: ask again soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,11 @@ class Requests:
         self._setbacks = Setbacks()
         self._hopeless = False
         """Requests keep failing at no knob in particular."""
-        self.settle_s = 0.0
-        """How long the clocks of the last request took to settle."""
 
     def attempt(self, point: Mapping[str, float]) -> str | None:
         """Ask for a point that is to be measured or kept; why that failed, None if the clocks are as asked for.
 
-        Raises `LeaseRefused` for what is no failure of a knob.
+        `LATER` says nothing about the point. Raises `LeaseRefused` for what is no failure of a knob.
         """
         try:
             applied = self._move(point)
@@ -57,7 +58,7 @@ class Requests:
             return "clocks"
         self._setbacks.granted(_knobs(applied.requested))
         self._hopeless = False
-        for cause in ("denied", "busy", MISSING, "refused"):
+        for cause in ("denied", "busy", MISSING, "refused", *POSTPONED):
             self._status.alarms.pop(cause, None)
         return None
 
@@ -66,7 +67,7 @@ class Requests:
         try:
             self._move(point)
         except LeaseRefused as error:
-            if error.reason not in ("board", "not_offered"):
+            if error.reason not in ("board", "not_offered", *POSTPONED):
                 raise
             self._status.point = {}
             cause = error.cause or "refused"
@@ -95,11 +96,13 @@ class Requests:
 
     def _move(self, point: Mapping[str, float]) -> Applied:
         self._status.point = dict(point)
-        applied = self._hand.hold(self._tuning.clocks(point), self._tuning.batch_limits(point))
-        self.settle_s = applied.settle_s
-        return applied
+        return self._hand.hold(self._tuning.clocks(point), self._tuning.batch_limits(point))
 
     def _refused(self, point: Mapping[str, float], error: LeaseRefused) -> str:
+        if error.reason in POSTPONED:
+            self._status.refusals[error.reason] += 1
+            self._status.alarms[error.reason] = str(error)
+            return LATER
         if error.reason == "not_offered":
             table = self._clocks.table()
             gone = [knob for knob in _knobs(self._tuning.clocks(point)) if not getattr(table, knob)]

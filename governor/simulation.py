@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A board, its clockd and the models it serves in virtual time: what the governor's `Clocks` and `Pages` show.
+"""Models served on a simulated board in virtual time: what the governor's `Pages` show.
 
 For tests and rehearsals. Requests arrive as Poisson processes, wait in line and are served in batches on one device;
 how long a batch takes and what the board draws follow `boards.physics` at the clocks in force. Nothing sleeps: time
@@ -13,31 +13,18 @@ import random
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
-from boards.clocks import KNOBS, Applied, ClockPoint, ClockTable
+from boards.clocks import ClockPoint, ClockTable
 from boards.physics import idle_power_w, shipped
-from telemetry.board_page import BoardReading
 from telemetry.instance_page import InstanceInfo, Knobs, Sample, Status
 
-from .errors import ClockdUnavailable, LeaseLost, LeaseRefused
 from .reader import InstanceView, Snapshot
+from .simulated_board import TABLE, SimulatedBoard
 
 T = TypeVar("T")
-SETTLE_S = 0.05
 JITTER = 0.02
 """Standard deviation of the log of service times."""
-
-TABLE = ClockTable(
-    gpu_hz=(306_000_000, 612_000_000, 918_000_000, 1_300_500_000),
-    gpu_min_hz=(306_000_000, 612_000_000, 918_000_000, 1_300_500_000),
-    emc_hz=(665_600_000, 2_133_000_000, 3_199_000_000),
-    cpu_hz=(729_600_000, 1_497_600_000, 2_201_600_000),
-    cores=(4, 8, 12),
-)
-"""A few of the AGX Orin's values."""
 
 
 class Inline(Executor):
@@ -51,80 +38,6 @@ class Inline(Executor):
         except Exception as error:  # noqa: BLE001 - as in any executor, whoever asks for the result gets the error
             future.set_exception(error)
         return future
-
-
-class SimulatedBoard:
-    """Clockd and its board. What may go wrong is an attribute: set one, and the fault lasts until it is set back."""
-
-    def __init__(self, clock: Callable[[], float], table: ClockTable = TABLE) -> None:
-        self.running = True
-        self.honours = True
-        """False: every lease is granted, and the clocks stay where they are."""
-        self.refusal = ""
-        """The kind of error with which every lease is refused; empty: none is."""
-        self.throttle_events = 0
-        self._clock = clock
-        self._table = table
-        self._leased: ClockPoint | None = None
-        self._expires_s = 0.0
-
-    @property
-    def point(self) -> ClockPoint:
-        """The clocks in force: those leased over the board's own, which are its maximum."""
-        own = self._table.maximum()
-        if not self.leased or self._leased is None or not self.honours:
-            return own
-        chosen = {knob: value for knob in KNOBS if (value := getattr(self._leased, knob)) is not None}
-        return replace(own, **chosen)
-
-    @property
-    def leased(self) -> bool:
-        """Whether a lease is in force."""
-        return self._leased is not None and self._clock() < self._expires_s
-
-    def stop(self) -> None:
-        """End clockd: the lease with it, its answers and its page. `start` brings back the last two."""
-        self._leased, self.running = None, False
-
-    def start(self) -> None:
-        """Start clockd again."""
-        self.running = True
-
-    def take_back(self) -> None:
-        """End the lease, as clockd does when it has to."""
-        self._leased = None
-
-    def table(self) -> ClockTable:
-        """The values the board offers."""
-        self._answer()
-        return self._table
-
-    def lease(self, point: ClockPoint, ttl_s: float) -> Applied:
-        """Hold `point` for `ttl_s` seconds; raises `LeaseRefused`."""
-        self._answer()
-        if self.refusal or not self._table.offers(point):
-            raise LeaseRefused(self.refusal or "not_offered", f"{point}")
-        self._leased, self._expires_s = point, self._clock() + ttl_s
-        return Applied(point, self.point, SETTLE_S)
-
-    def renew(self, ttl_s: float) -> None:
-        """Hold it for another `ttl_s` seconds; raises `LeaseLost`."""
-        self._held()
-        self._expires_s = self._clock() + ttl_s
-
-    def release(self) -> None:
-        """Give the clocks back; raises `LeaseLost` if they were given back already."""
-        self._held()
-        self._leased = None
-
-    def _answer(self) -> None:
-        if not self.running:
-            raise ClockdUnavailable(Path("simulated"), "nobody answers")
-
-    def _held(self) -> None:
-        self._answer()
-        if not self.leased:
-            raise LeaseLost("no lease is in force")
 
 
 class SimulatedModel:
@@ -204,7 +117,6 @@ class Simulation:
         self.models = models
         self.board = SimulatedBoard(self.clock, table)
         self.energy_j = 0.0
-        self._power_w = 0.0
         self._batch: tuple[SimulatedModel, float, float] | None = None
         """The model whose batch runs, its start and its end: there is one device."""
 
@@ -214,8 +126,7 @@ class Simulation:
 
     def step(self, dt_s: float) -> None:
         """Let `dt_s` seconds pass; clocks and knobs that expire within a step hold until its end."""
-        until_s, start_j = self.now_s + dt_s, self.energy_j
-        point = self.board.point
+        until_s, point = self.now_s + dt_s, self.board.point
         while self.now_s < until_s:
             events_s = [until_s, *(model.next_arrival_s(self.now_s) for model in self.models)]
             if self._batch:
@@ -224,11 +135,11 @@ class Simulation:
             for model in self.models:
                 model.arrive(self.now_s)
             self._serve(point)
-        self._power_w = (self.energy_j - start_j) / dt_s
+        self.board.sample()
 
     def read(self) -> Snapshot:
         """What the pages say now."""
-        board = self._reading() if self.board.running else None
+        board = self.board.reading() if self.board.running else None
         return Snapshot(round(self.now_s * 1e9), board, tuple(model.view(self.now_s) for model in self.models))
 
     def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
@@ -248,6 +159,7 @@ class Simulation:
             model.busy_s += dt_s
             power_w = model.workload.busy_power_w(point, len(model.serving))
         self.energy_j += power_w * dt_s
+        self.board.feed(power_w, dt_s)
         self.now_s = until_s
 
     def _serve(self, point: ClockPoint) -> None:
@@ -260,21 +172,3 @@ class Simulation:
         if self._batch is None and waiting:
             model = min(waiting, key=lambda candidate: candidate.waiting[0])
             self._batch = (model, self.now_s, model.begin(point, self.now_s))
-
-    def _reading(self) -> BoardReading:
-        board = self.board
-        clocks, leased = board.point.values(), board.leased
-        energy = (self.energy_j, 0.0, self._power_w)
-        return BoardReading(
-            "virtual:simulated",
-            True,
-            False,
-            round(self.now_s * 1e9),
-            clocks,
-            clocks,
-            *energy,
-            int(leased),
-            0,
-            board.throttle_events,
-            0,
-        )

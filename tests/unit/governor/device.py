@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from governor.config import Config
 from governor.history import FILE
+from governor.in_turn import InTurn
 from governor.loop import Governor
+from governor.points import MakeSearch, bayesian_search
 from governor.simulation import Inline, SimulatedModel, Simulation
 from governor.status import Phase
 from telemetry.durable import read_log
@@ -39,10 +41,10 @@ def config(folder: Path, **settings: Any) -> Config:
 class Device:
     """A simulation and the governor that watches it."""
 
-    def __init__(self, world: Simulation, settings: Config) -> None:
+    def __init__(self, world: Simulation, settings: Config, make_search: MakeSearch = bayesian_search) -> None:
         self.world = world
         self.settings = settings
-        self.governor = Governor(settings, world.board, world, world.clock, Inline())
+        self.governor = Governor(settings, world.board, world, world.clock, Inline(), make_search)
         self.status = self.governor.status
 
     @property
@@ -80,9 +82,22 @@ class Device:
 
 
 @contextmanager
-def governed(world: Simulation, settings: Config) -> Iterator[Device]:
-    device = Device(world, settings)
+def governed(world: Simulation, settings: Config, make_search: MakeSearch = bayesian_search) -> Iterator[Device]:
+    device = Device(world, settings, make_search)
     try:
         yield device
     finally:
         device.governor.close()
+
+
+@contextmanager
+def rehearsed(world: Simulation, settings: Config) -> Iterator[tuple[Device, list[InTurn]]]:
+    """Governed with a search that tries every point in turn; with the searches made so far, the last one in use."""
+    searches: list[InTurn] = []
+
+    def make_search(knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int) -> InTurn:
+        searches.append(InTurn(knobs, slo_s, seed))
+        return searches[-1]
+
+    with governed(world, settings, make_search) as device:
+        yield device, searches

@@ -11,7 +11,8 @@ from device import info, simulation
 from boards.clocks import ClockPoint
 from boards.physics import idle_power_w
 from governor.errors import ClockdUnavailable, LeaseLost, LeaseRefused
-from governor.simulation import TABLE, SimulatedModel, Simulation
+from governor.simulated_board import TABLE
+from governor.simulation import SimulatedModel, Simulation
 from telemetry.instance_page import Knobs
 
 LOW = ClockPoint(306_000_000, 306_000_000, 665_600_000, 729_600_000, 4)
