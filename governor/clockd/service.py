@@ -182,9 +182,10 @@ class Clockd:
 
     def _remember(self, board: Board) -> None:
         """Have the originals on the disk before a knob is touched."""
+        if self.lease is None:
+            self._keep = frozenset()
         if self._ledger.pending():
             return
-        self._keep = frozenset()
         try:
             self._ledger.remember(board.read_knobs())
         except OSError as error:

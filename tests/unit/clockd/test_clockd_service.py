@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -20,12 +21,13 @@ from governor.clockd.ledger import ClockLedger
 from governor.clockd.service import Clockd
 from governor.clockd.virtual_load import VirtualLoad
 from telemetry.board_page import BoardPage, BoardReading
-from telemetry.durable import read_log
+from telemetry.durable import encode, read_log
 from telemetry.instance_page import Counter, InstanceInfo, InstancePage
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import TrainerPage
 
 LOW = {"gpu_hz": 408_000_000, "gpu_min_hz": 306_000_000, "emc_hz": 665_600_000, "cpu_hz": 960_000_000, "cores": 4}
+GPU_MAX = "/sys/class/devfreq/17000000.gpu/max_freq"
 OWN_RANGE = ClockPoint(1_300_500_000, 306_000_000, 3_199_000_000, 2_201_600_000, 12)
 TICK_S = 0.05
 
@@ -208,7 +210,14 @@ def test_a_reboot_voids_the_ledger(desk: Desk) -> None:
 WRONG_SUM = b'00000000 {"boot":"this-boot","originals":{"gpu.max_freq":1}}\n'
 
 
-@pytest.mark.parametrize("damage", [b"torn", WRONG_SUM, bytes(40)])
+FUTURE = encode({"format": 2, "boot": "this-boot", "board": "auto", "originals": {"gpu.max_freq": 408_000_000}})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"torn", WRONG_SUM, bytes(40), b"", FUTURE, FUTURE[:-9], b"\xff" * 200_000, encode({"format": 1})],
+    ids=["torn", "wrong sum", "zeros", "emptied", "another format", "cut", "giant", "fields missing"],
+)
 def test_a_damaged_ledger_gives_the_boards_own_range_and_is_kept(desk: Desk, damage: bytes) -> None:
     """Damage never stops a restore: the board's own range takes the place, and the file is set aside."""
     desk.board.request(ClockPoint(**LOW))
@@ -218,6 +227,61 @@ def test_a_damaged_ledger_gives_the_boards_own_range_and_is_kept(desk: Desk, dam
     assert desk.board.read_knobs()["emc.mrq_rate_locked"] == 0
     assert desk.ledger.path.with_name("clocks.ledger.corrupt-0").read_bytes() == damage
     assert not desk.ledger.pending()
+    assert desk.ask("status")["ledgers_damaged"] == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_no_file_is_no_ledger(desk: Desk, kind: str) -> None:
+    """Something else at the ledger's place is set aside as it is, never followed, never waited for."""
+    path, elsewhere = desk.ledger.path, desk.ledger.path.with_name("elsewhere")
+    elsewhere.write_bytes(encode({"format": 1, "boot": "this-boot", "board": "auto", "originals": {}}))
+    {"folder": path.mkdir, "link": lambda: path.symlink_to(elsewhere), "pipe": lambda: os.mkfifo(path)}[kind]()
+    desk.board.request(ClockPoint(**LOW))
+    assert desk.ledger.restore(desk.board)
+    assert desk.board.observe() == OWN_RANGE
+    assert not desk.ledger.pending()
+    assert elsewhere.exists()
+
+
+def test_an_unknown_original_gets_the_boards_own_range(desk: Desk) -> None:
+    """A value that is no number, or none the board can have, is as good as missing; the others count."""
+    originals = desk.originals | {"gpu.max_freq": "1020000000", "policy0.scaling_max_freq": 10**30, "cpu5.online": 0}
+    record = {"format": 1, "boot": "this-boot", "board": "auto", "originals": originals}
+    desk.ledger.path.write_bytes(encode(record))
+    assert desk.ledger.restore(desk.board)
+    own_range = {"policy0.scaling_min_freq": 115_200}
+    assert desk.board.read_knobs() == desk.originals | own_range | {"cpu5.online": 0}
+
+
+def test_the_ledger_of_another_board_is_left_alone(desk: Desk) -> None:
+    """Its clocks are not this board's: no lease is granted, and the record waits for who can restore it."""
+    ClockLedger(desk.ledger.path, "this-boot", "nvml:0").remember({"nvml.power_limit_mw": 300_000})
+    desk.clockd.recover()
+    assert desk.lease()["error"] == "not_restored"
+    assert "nvml:0" in desk.ask("status")["not_restored"]
+    assert desk.ledger.pending()
+    desk.ledger.path.unlink()
+
+
+def test_one_holds_the_ledger(desk: Desk) -> None:
+    """Whoever came first keeps everybody else from restoring, and forgetting, under its feet."""
+    assert desk.ledger.lock()
+    assert not ClockLedger(desk.ledger.path, "this-boot").lock()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_moves_no_clock(desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Originals that cannot be written down are not lost: the lease is refused, and granted when there is room."""
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, call, fail)
+        assert desk.lease()["error"] == "ledger"
+    assert desk.restored()
+    assert not desk.ledger.pending()
+    assert desk.lease()["ok"]
 
 
 def test_a_restore_that_fails_is_tried_again(desk: Desk) -> None:
@@ -242,14 +306,140 @@ def test_an_ignored_write_is_told(desk: Desk) -> None:
     assert answer["applied"]["observed"]["emc_hz"] == 3_199_000_000
 
 
-def test_a_foreign_change_is_counted_once(desk: Desk) -> None:
-    """Somebody else writing a leased clock is seen at the next sample."""
+def test_a_foreign_change_ends_the_lease_within_a_tick(desk: Desk) -> None:
+    """What somebody else wrote stays, what still reads as we left it goes back, and everybody is told."""
     desk.lease(ttl_ms=5000)
     desk.run(0.2)
     assert desk.reading().foreign_changes == 0
-    desk.board.tree.write("/sys/class/devfreq/17000000.gpu/max_freq", "1300500000")
-    desk.run(0.3)
+    desk.board.tree.write(GPU_MAX, "1020000000")
+    desk.run(TICK_S)
+    assert (desk.reading().foreign_changes, desk.reading().lease_pid) == (1, 0)
+    assert desk.board.read_knobs() == desk.originals | {"gpu.max_freq": 1_020_000_000}
+    assert desk.ask("renew", ttl_ms=1000)["error"] == "no_lease"
+    assert not desk.ledger.pending()
+    desk.run(2.0)
+    assert desk.board.read_knobs()["gpu.max_freq"] == 1_020_000_000
+
+
+def test_after_a_foreign_change_the_new_clocks_are_the_originals(desk: Desk) -> None:
+    """The next lease goes back to what the other one wanted."""
+    desk.lease(ttl_ms=5000)
+    desk.board.tree.write(GPU_MAX, "1020000000")
+    desk.run(TICK_S)
+    assert desk.lease({"gpu_hz": 612_000_000})["ok"]
+    desk.ask("release")
+    assert desk.board.read_knobs() == desk.originals | {"gpu.max_freq": 1_020_000_000}
+
+
+def test_the_ledger_keeps_our_originals_through_a_foreign_change(desk: Desk) -> None:
+    """While not everything of ours is back the record is what it was, and what is theirs is left alone at each try."""
+    desk.lease(ttl_ms=5000)
+    desk.board.tree.write(GPU_MAX, "1020000000")
+    desk.board.faults = Faults(ignored=frozenset({"cpu_hz"}))
+    desk.run(2.0)
+    assert [record["originals"] for record in read_log(desk.ledger.path)] == [desk.originals]
+    assert "policy" in desk.ask("status")["not_restored"]
+    desk.board.tree.write(GPU_MAX, "918000000")
+    desk.board.faults = Faults()
+    desk.run(1.5)
+    assert desk.board.read_knobs() == desk.originals | {"gpu.max_freq": 918_000_000}
+    assert desk.ask("status")["not_restored"] == ""
+
+
+def test_a_memory_lock_that_is_lost_is_a_foreign_change(desk: Desk) -> None:
+    """The lock flag counts as a knob: whoever takes it away owns the memory clock from then on."""
+    desk.lease(ttl_ms=5000)
+    desk.board.tree.write("/sys/kernel/debug/bpmp/debug/clk/emc/mrq_rate_locked", "0")
+    desk.run(TICK_S)
     assert desk.reading().foreign_changes == 1
+    assert desk.restored()
+
+
+def test_clocks_that_over_current_takes_are_nobody_s_change(desk: Desk) -> None:
+    """What runs may differ from what was asked for: only knob files tell who wrote."""
+    desk.lease(ttl_ms=5000)
+    desk.board.faults = Faults(over_current={"oc3": 15.0})
+    desk.run(1.0)
+    assert (desk.reading().foreign_changes, desk.reading().lease_pid) == (0, 4001)
+
+
+@pytest.mark.parametrize("knob", ["gpu_hz", "emc_hz", "cpu_hz", "cores"])
+@pytest.mark.parametrize(("fault", "cause"), [("denied", "denied"), ("busy", "busy")])
+def test_a_request_that_fails_says_why_and_leaves_nothing(desk: Desk, knob: str, fault: str, cause: str) -> None:
+    """The answer carries cause and knob, the fault is counted, and once it clears every clock is back."""
+    desk.board.faults = Faults(**{fault: frozenset({knob})})
+    refusal = desk.lease()
+    assert (refusal["error"], refusal["cause"], refusal["knob"]) == ("board", cause, knob)
+    assert desk.ask("status")["lease"] is None
+    assert desk.ask("status")["board_faults"][cause] >= 1
+    desk.board.faults = Faults()
+    desk.run(1.5)
+    assert desk.restored()
+    assert not desk.ledger.pending()
+    assert desk.lease()["ok"]
+
+
+def test_a_part_that_goes_takes_nothing_with_it(desk: Desk) -> None:
+    """The lease, the page and the other parts live on; its clocks stay in the ledger until it is back and restored."""
+    desk.lease(ttl_ms=5000)
+    desk.board.faults = Faults(missing=frozenset({"gpu_hz"}))
+    desk.run(0.5)
+    reading = desk.reading()
+    assert (reading.lease_pid, reading.observed[0], reading.observed[3]) == (4001, None, LOW["cpu_hz"])
+    assert reading.foreign_changes == 0
+    assert desk.ask("release")["error"] == "not_restored"
+    assert desk.ask("table")["table"]["gpu_hz"] == []
+    assert desk.lease({"cores": 8}, ttl_ms=1000)["ok"]
+    assert [record["originals"] for record in read_log(desk.ledger.path)] == [desk.originals]
+    desk.run(1.5)
+    assert desk.board.observe().cores == 12
+    desk.board.faults = Faults()
+    desk.run(32.0)
+    assert desk.restored()
+    assert not desk.ledger.pending()
+    assert desk.ask("table")["table"]["gpu_hz"]
+
+
+def test_temperatures_that_cannot_be_read_age(desk: Desk) -> None:
+    """Clocks, leases and power go on; the page says for how long nobody has seen a temperature."""
+    desk.run(1.5)
+    assert desk.reading().zones_age_s < 1.1
+    desk.board.faults = Faults(thermal="unreadable")
+    desk.lease(ttl_ms=5000)
+    desk.run(3.0)
+    reading = desk.reading()
+    assert 2.5 < reading.zones_age_s < 4.1
+    assert (reading.lease_pid, reading.zones_celsius) == (4001, {})
+    assert reading.power_missing_s == 0
+    desk.board.faults = Faults()
+    desk.run(1.5)
+    assert desk.reading().zones_age_s < 1.1
+
+
+def test_a_frozen_sensor_is_told(desk: Desk) -> None:
+    """The page says for how long every rail has shown the same."""
+    page = desk.instance()
+    for _ in range(20):
+        busy(page, 0.02)
+        desk.run(TICK_S)
+    assert desk.reading().power_same_s < 0.5
+    desk.board.faults = Faults(sensor="frozen")
+    for _ in range(60):
+        busy(page, 0.03)
+        desk.run(TICK_S)
+    assert desk.reading().power_same_s > 2.5
+
+
+@pytest.mark.parametrize("sensor", ["negative", "zero", "nan", "empty"])
+def test_implausible_power_is_missing_time(desk: Desk, sensor: Any) -> None:
+    """Nothing that cannot be true is published or counted."""
+    desk.run(1.0)
+    before = desk.reading()
+    desk.board.faults = Faults(sensor=sensor)
+    desk.run(1.0)
+    during = desk.reading()
+    assert (during.energy_j, during.power_w) == (before.energy_j, before.power_w)
+    assert during.power_missing_s == pytest.approx(before.power_missing_s + 1.0)
 
 
 def test_throttling_is_no_foreign_change(desk: Desk) -> None:
