@@ -64,8 +64,12 @@ class Cpus:
         """Take the limits as they stand, and the cores that are online, for those at rest."""
         self._check_mask()
         self._spare = self.online()
-        for policy in self._active():
-            policy.range.rescan()
+        active = self._active(self._spare)
+        for policy in self.policies:
+            if policy in active:
+                policy.range.rescan()
+            else:
+                policy.range.forget()
 
     def frequencies(self) -> tuple[int, ...]:
         """The steps that every policy offers, ascending; none where the driver lists none."""
@@ -133,7 +137,7 @@ class Cpus:
         for cpu in wanted:
             self.request_online(cpu, online=True)
         if limit_hz is not None:
-            for policy in self._active():
+            for policy in self._active(self.online()):
                 self.request_policy(policy, policy.range.lowest_below(limit_hz // 1000), limit_hz // 1000)
         for cpu in usable[cores:] if cores is not None else []:
             self.request_online(cpu, online=False)
@@ -163,10 +167,9 @@ class Cpus:
         path = f"{_CPUS}/cpu{cpu}/online"
         return not self._tree.exists(path) or read_int(self._tree, path) == 1
 
-    def _active(self, online: frozenset[int] | None = None) -> list[Policy]:
+    def _active(self, online: frozenset[int]) -> list[Policy]:
         """The policies of which any core is online."""
-        here = self.online() if online is None else online
-        return [policy for policy in self.policies if not here.isdisjoint(policy.cpus)]
+        return [policy for policy in self.policies if not online.isdisjoint(policy.cpus)]
 
 
 def parse_cpus(tree: Tree, path: str) -> list[int]:

@@ -29,8 +29,7 @@ _Answer = TypeVar("_Answer")
 class JetsonBoard:
     """A `Board` made of the parts found in `tree`. `clock` and `sleep` count seconds and come from outside.
 
-    A part whose files vanish is dropped until `rescan` finds it again; what it should have been restored to is kept,
-    and put back when it returns.
+    A part whose files vanish is dropped until `rescan` finds it again; the others go on working.
     """
 
     virtual = False
@@ -45,7 +44,6 @@ class JetsonBoard:
         self._sleep = sleep
         self._asked = False
         self._vanished: dict[Name, NodeMissing] = {}
-        self._owed: dict[str, int] = {}
         self._withdrawn: set[int] = set()
         self.parts = Parts.find(self._tree, layout)
         self._say()
@@ -67,15 +65,13 @@ class JetsonBoard:
 
     def rescan(self) -> None:
         """Look again for what was missing; while nothing is asked for, also at the limits of the power mode."""
-        returned: set[Name] = set()
         if self.missing:
             self.parts = self.parts.completed(self._tree, self.layout)
-            returned = set(self._vanished) - set(self.parts.missing())
-            self._repay(returned)
-        for name in NAMES:
-            part = getattr(self.parts, name)
-            if part is not None and (name in returned or not self._asked):
-                self._ask_part(name, part.rescan, None)
+            self._vanished = {name: why for name, why in self._vanished.items() if name in self.parts.missing()}
+        if not self._asked:
+            for name in NAMES:
+                if (part := getattr(self.parts, name)) is not None:
+                    self._ask_part(name, part.rescan, None)
         self._say()
 
     def observe(self) -> ClockPoint:
@@ -136,20 +132,27 @@ class JetsonBoard:
     def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
         """Put the knobs back; one that is missing from `originals`, or impossible, gets the board's own range.
 
-        Every knob is tried but those in `keep`. Raises `NotRestored` with what failed.
+        Every knob is tried but those in `keep`. Raises `NotRestored` with what failed, or is not there to be tried.
         """
-        failures = self._put_back(originals, keep)
-        for name, value in originals.items():
-            part = part_of(name)
-            if name in keep or part not in self.parts.missing():
-                continue
-            if part in self._vanished:
-                self._owed[name] = value
-            else:
-                failures.append(KnobNotRestored(name, value, None))
+        try:
+            now = self.read_knobs()
+        except NodeError:
+            # What cannot be read may still be written; whether it was is seen below.
+            now = {}
+        wanted = complete(self.parts, originals, keep, now)
+        failures: list[BoardError] = list(put_back(self.parts, wanted))
+        self._sleep(TRUST_AFTER_S)
+        try:
+            failures += differences(wanted, self.read_knobs())
+        except NodeError as error:
+            failures.append(error)
+        self._asked = bool(failures)
+        missing = self.parts.missing()
+        for name in sorted(originals.keys() - keep):
+            if part_of(name) in missing:
+                failures.append(KnobNotRestored(name, originals[name], None))
         if failures:
             raise NotRestored(tuple(failures))
-        self._asked = False
 
     def _write(self, point: ClockPoint) -> None:
         """Cores and their clock first, then GPU and memory."""
@@ -206,33 +209,6 @@ class JetsonBoard:
         self._vanished[name] = error
         self.parts = self.parts.without(name, self._tree)
         self._say()
-
-    def _put_back(self, originals: dict[str, int], keep: frozenset[str]) -> list[BoardError]:
-        """Put back what is there, but for `keep`; what failed."""
-        wanted = complete(self.parts, originals, keep, self._knobs_or_none())
-        failures: list[BoardError] = list(put_back(self.parts, wanted))
-        self._sleep(TRUST_AFTER_S)
-        try:
-            failures += differences(wanted, self.read_knobs())
-        except NodeError as error:
-            failures.append(error)
-        return failures
-
-    def _knobs_or_none(self) -> dict[str, int]:
-        """What the knobs read, nothing if one cannot be read: it may still be written."""
-        try:
-            return self.read_knobs()
-        except NodeError:
-            return {}
-
-    def _repay(self, names: set[Name]) -> None:
-        """Give parts that have returned what they are owed; one that does not take it goes on being owed."""
-        for name in names:
-            del self._vanished[name]
-        owed = {knob: value for knob, value in self._owed.items() if part_of(knob) in names}
-        others = frozenset(knob for knob in self._knobs_or_none() if part_of(knob) not in names)
-        if owed and not self._put_back(owed, others):
-            self._owed = {knob: value for knob, value in self._owed.items() if knob not in owed}
 
     def _say(self) -> None:
         """Renew the table and the notes."""

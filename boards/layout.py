@@ -52,6 +52,10 @@ class Layout:
     emc_iso_cap: str = "/sys/kernel/nvpmodel_emc_cap/emc_iso_cap"
     """JetPack 4 and 5: the cap last written, in Hz; 0 is none (NVIDIA nvpmodel_emc_cap.c)."""
 
+    def recognises(self, strings: list[str]) -> bool:
+        """Whether a device tree with these root `compatible` strings is of this family."""
+        return any(re.search(self.compatible, string) for string in strings)
+
 
 def _mhz(*rates: float) -> tuple[int, ...]:
     return tuple(round(1e6 * rate) for rate in rates)
@@ -166,7 +170,7 @@ def identify(tree: Tree) -> Layout:
         except NodeError:
             continue
         for layout in LAYOUTS:
-            if any(re.search(layout.compatible, string) for string in strings):
+            if layout.recognises(strings):
                 return layout
         if relatives := [layout for layout in LAYOUTS if layout.soc in strings]:
             return _nearest(tree, relatives, strings[0])

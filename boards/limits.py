@@ -26,6 +26,10 @@ class Limits:
         """Take the limits as they stand for those at rest."""
         self.rest = self.read()
 
+    def forget(self) -> None:
+        """Nothing is known of rest: the files could not be read then."""
+        self.rest = None
+
     def request(self, lowest: int | None, highest: int | None) -> None:
         """Ask for one limit or both; going up the upper one is written first, going down the lower one."""
         writes = [(self.lower_path, lowest), (self.upper_path, highest)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boards.archive import unpack
-from boards.discover import open_board
+from boards.discover import open_jetson
 from boards.jetson import JetsonBoard
 from boards.virtual import VirtualBoard
 
@@ -48,5 +48,5 @@ def files(tmp_path: Path) -> Path:
 def board(request: pytest.FixtureRequest, time: VirtualTime, tmp_path: Path) -> JetsonBoard:
     """The same contract holds for the virtual board and for one on files."""
     if request.param == "virtual":
-        return open_board("virtual:agx-orin", clock=time.clock, sleep=time.sleep)
-    return open_board("auto", unpack(ARCHIVE.read_text(), tmp_path), clock=time.clock, sleep=time.sleep)
+        return VirtualBoard("virtual:agx-orin", time.clock, time.sleep)
+    return open_jetson(unpack(ARCHIVE.read_text(), tmp_path), time.clock, time.sleep)

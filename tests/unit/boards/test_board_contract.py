@@ -126,3 +126,36 @@ def test_nothing_throttles_at_rest(board: JetsonBoard) -> None:
     """A running fan and cpufreq caps are no throttling."""
     assert board.throttle().alerts == ()
     assert (board.throttle().events, board.throttle().brief_events) == (0, 0)
+
+
+def test_a_restore_keeps_its_hands_off_what_is_somebody_elses(board: JetsonBoard) -> None:
+    """Knob files named in `keep` stay as they are; the others go back, and never across a limit that stays."""
+    originals = board.read_knobs()
+    board.request(ClockPoint(408_000_000, 306_000_000, 204_000_000, 960_000_000, 12))
+    board.restore(originals, frozenset({"gpu.max_freq", "policy4.scaling_max_freq"}))
+    knobs = board.read_knobs()
+    assert knobs["gpu.max_freq"] == 408_000_000
+    assert knobs["policy4.scaling_max_freq"] == 960_000
+    rest = {name: value for name, value in originals.items() if not name.endswith("max_freq")}
+    assert {name: knobs[name] for name in rest} == rest
+    assert knobs["policy0.scaling_max_freq"] == originals["policy0.scaling_max_freq"]
+
+
+def test_a_kept_limit_is_not_crossed(board: JetsonBoard) -> None:
+    """An original that lies beyond a limit which somebody else has set since gives way to it."""
+    board.request(ClockPoint(gpu_hz=1_224_000_000, gpu_min_hz=1_020_000_000))
+    originals = board.read_knobs()
+    board.request(ClockPoint(gpu_hz=408_000_000, gpu_min_hz=306_000_000))
+    board.restore(originals, frozenset({"gpu.max_freq"}))
+    assert (board.read_knobs()["gpu.min_freq"], board.read_knobs()["gpu.max_freq"]) == (408_000_000, 408_000_000)
+
+
+def test_limits_at_rest_are_looked_at_when_nothing_is_asked_for(board: JetsonBoard) -> None:
+    """A rescan in the middle of a lease does not take our own limits for those of a power mode."""
+    originals, table = board.read_knobs(), board.table
+    board.request(ClockPoint(408_000_000, 306_000_000, 204_000_000, 960_000_000, 4))
+    board.rescan()
+    assert board.table == table
+    board.restore(originals)
+    board.rescan()
+    assert board.table == table
