@@ -57,6 +57,7 @@ class VirtualCard:
         """Return codes of calls that fail, by name."""
         self.switch = FaultSwitch(faults)
         self.name = NAME
+        self.handle = 1
         self.gpu_lock_mhz: tuple[int, int] | None = None
         self.memory_lock_mhz: tuple[int, int] | None = None
         self.power_limit_mw = DEFAULT_LIMIT_MW
@@ -85,6 +86,12 @@ class VirtualCard:
     def without(self, *names: str) -> None:
         """A library that lacks these functions."""
         self.refusals |= dict.fromkeys(names, FUNCTION_NOT_FOUND)
+
+    def reload(self) -> None:
+        """The driver is unloaded and loaded again: locks and limit are gone, and old handles void."""
+        self.handle += 1
+        self.gpu_lock_mhz = self.memory_lock_mhz = None
+        self.power_limit_mw = DEFAULT_LIMIT_MW
 
     def refuse(self, name: str) -> None:
         """Raise what the call `name` is to fail with, if it is to fail."""

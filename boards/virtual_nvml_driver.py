@@ -26,8 +26,6 @@ from .virtual_nvml_card import (
 
 R = TypeVar("R")
 
-HANDLE = 1
-
 
 def _call(method: Callable[..., R]) -> Callable[..., R]:
     """A call on the device: refused if it is to be, invalid for any handle but the device's."""
@@ -35,7 +33,7 @@ def _call(method: Callable[..., R]) -> Callable[..., R]:
     @wraps(method)
     def checked(self: VirtualNvml, handle: int, *arguments: Any) -> R:
         self.refuse(method.__name__)
-        if handle != HANDLE:
+        if handle != self.handle:
             raise VirtualNvmlError(INVALID_ARGUMENT)
         return method(self, handle, *arguments)
 
@@ -61,7 +59,7 @@ class VirtualNvml(VirtualCard):
         self.refuse("nvmlDeviceGetHandleByIndex")
         if index != 0:
             raise VirtualNvmlError(INVALID_ARGUMENT)
-        return HANDLE
+        return self.handle
 
     @_call
     def nvmlDeviceGetName(self, handle: int) -> str:

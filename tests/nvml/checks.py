@@ -142,6 +142,9 @@ def check_requests_do_not_depend_on_their_order(lab: Lab) -> None:
     assert lab.locks_mhz()[0] == (low // 10**6, low // 10**6)
     board.request(ClockPoint(gpu_hz=top))
     assert lab.locks_mhz()[0] == (middle // 10**6, top // 10**6)
+    board.request(ClockPoint(gpu_hz=low, gpu_min_hz=low))
+    board.request(ClockPoint(gpu_min_hz=middle))
+    assert lab.locks_mhz()[0] == (middle // 10**6, middle // 10**6)
 
 
 def check_restore_takes_locks_of_a_dead_process_away(lab: Lab) -> None:
@@ -269,7 +272,7 @@ def check_a_lost_gpu_comes_back(lab: Lab) -> None:
     """A GPU that falls off the bus leaves the table and raises; `rescan` finds it when it is back."""
     board = lab.board()
     table = board.table
-    lost = ("nvmlDeviceGetName", "nvmlDeviceGetClockInfo", "nvmlDeviceGetFieldValues", "nvmlDeviceResetGpuLockedClocks")
+    lost = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetFieldValues", "nvmlDeviceResetGpuLockedClocks")
     lab.refuse(15, *lost)
     assert board.observe() == ClockPoint()
     assert board.table.gpu_hz == ()
@@ -280,6 +283,7 @@ def check_a_lost_gpu_comes_back(lab: Lab) -> None:
         board.restore({})
     board.rescan()
     assert board.table.gpu_hz == ()
+    assert board.notes[0].startswith("lost: ")
     lab.refuse(0, *lost)
     board.rescan()
     assert board.table == table

@@ -179,6 +179,18 @@ def test_heat_takes_the_clock_and_raises_an_alert() -> None:
     assert board.throttle().alerts == ("hw-slowdown", "hw-thermal-slowdown")
 
 
+def test_a_reloaded_driver_is_opened_anew() -> None:
+    """While the driver is reloaded the GPU is lost; afterwards `rescan` finds it, though the old handle is void."""
+    board = gpu()
+    board.faults = Faults(missing=frozenset({"gpu_hz"}))
+    assert board.observe() == ClockPoint()
+    board.kernel.reload()
+    board.faults = Faults()
+    board.rescan()
+    assert board.request(ClockPoint(gpu_hz=LOW)).honoured
+    assert board.kernel.gpu_lock_mhz == (210, LOW // 10**6)
+
+
 def test_a_machine_without_the_library_says_what_is_missing(tmp_path: Path) -> None:
     """Where libnvidia-ml.so.1 cannot be loaded, opening `nvml:0` is `NoBoard` and names the driver."""
     (tmp_path / "libnvidia-ml.so.1").write_bytes(b"no library")
