@@ -128,8 +128,9 @@ class VirtualCpus:
                 raise os_error(errno.EINVAL)
             if cpu == 0 and not online:
                 raise os_error(errno.EPERM)
-            wanted = sum(self._online.values()) + (online > self._online[cpu])
-            if self._switch.takes("cores") and self._switch.clamp("cores", wanted, self._counts) == wanted:
+            count = sum(self._online.values()) + 1
+            clamped = online and self._switch.clamp("cores", count, self._counts) < count
+            if self._switch.takes("cores") and not clamped:
                 self._online[cpu] = bool(online)
 
         return Node(lambda: str(int(self._online[cpu])), write)

@@ -75,20 +75,21 @@ class Faults:
 def read_faults(path: Path) -> Faults:
     """The faults in a JSON file; raises `ValueError` naming what is wrong with it, `OSError` if it cannot be read."""
     try:
-        record = json.loads(path.read_text())
-        return Faults(**{name: _field(name, value) for name, value in record.items()})
-    except (ValueError, TypeError, AttributeError) as error:
+        return Faults(**_fields(json.loads(path.read_text())))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _field(name: str, value: Any) -> Any:
-    if name not in _TYPES:
-        raise ValueError(f"unknown fault {name!r}")
-    # Exactly that type: true is no count.
-    wanted, found = _TYPES[name], type(value)
-    if found is not wanted:
-        raise ValueError(f"{name} must be a {wanted.__name__}, got {json.dumps(value)}")
-    return frozenset(map(str, value)) if found is list else value
+def _fields(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise TypeError("not a JSON object")
+    for name, value in record.items():
+        if name not in _TYPES:
+            raise ValueError(f"unknown fault {name!r}")
+        # Exactly that type: true is no count.
+        if type(value) is not _TYPES[name]:
+            raise ValueError(f"{name} must be of type {_TYPES[name].__name__}, got {json.dumps(value)}")
+    return {name: frozenset(map(str, value)) if name in _KNOB_SETS else value for name, value in record.items()}
 
 
 class FaultSwitch:

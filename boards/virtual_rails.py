@@ -22,6 +22,8 @@ from .virtual_tree import Node, constant, os_error
 BUS_STEP_MV = 8
 """Of the INA3221; current counts in steps of 40 µV on the shunt, which differs from board to board."""
 DITHER_S = 0.430
+_HIGH_MV = 8000
+"""A supply above this is read one step further away: one step of 19 V is lost in the milliwatts of iio."""
 _LIMIT_MA = 32760
 _SPIKE = 10
 
@@ -130,11 +132,11 @@ class VirtualRails:
         return mix((dt_s / total_s, power) for dt_s, power in shares)
 
     def _volts(self, channel: Channel) -> float:
-        """The bus voltage as this window reads it: one step or the other next to its true value."""
+        """The bus voltage as this window reads it: a step below its true value, or one above."""
         if channel.label is None:
             raise os_error(errno.ENODATA)
-        below = channel.millivolts // BUS_STEP_MV * BUS_STEP_MV
-        return (below + BUS_STEP_MV * (self._shown[1] % 2)) / 1000
+        ripple_mv = BUS_STEP_MV / 2 * (3 if channel.millivolts > _HIGH_MV else 1)
+        return (channel.millivolts + (ripple_mv if self._shown[1] % 2 else -ripple_mv)) / 1000
 
     def _milliamps(self, channel: Channel) -> float:
         power = self._shown[0]
