@@ -6,10 +6,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from boards.clocks import ClockPoint
+from governor.client import ClockClient
+from telemetry.rundir import RunDir
 from tests.nvml.checks import CHECKS
 from tests.nvml.library import build, command, environment, run
 
@@ -36,6 +40,7 @@ RESTORE = """
 from boards.nvml import open_nvml
 open_nvml(0).restore({"nvml.power_limit_mw": 300_000})
 """
+TEG = "import sys; from governor.cli import main; sys.exit(main(sys.argv[1:]))"
 DESCRIBE = """
 import json
 from boards.nvml import open_nvml
@@ -89,4 +94,29 @@ def test_a_killed_process_leaves_its_locks_and_another_takes_them_away(library: 
         child.send_signal(signal.SIGKILL)
     assert run(library, "-c", LOCKS, **state).split() == ["300", "600", "5001", "5001", "150000"]
     run(library, "-c", RESTORE, **state)
+    assert run(library, "-c", LOCKS, **state).split() == ["0", "0", "0", "0", "300000"]
+
+
+def test_clockd_governs_it_and_leaves_nothing_behind(library: Path, tmp_path: Path) -> None:
+    """A lease locks clocks and sets the power limit; after SIGKILL of clockd, `teg restore` undoes both."""
+    state = {"NVML_STATE": str(tmp_path / "state"), "NVML_BUSY": "1"}
+    run_dir = RunDir(tmp_path / "run")
+    board = ["--board", "nvml:0", "--run-dir", str(run_dir.root)]
+    with subprocess.Popen(
+        command("-c", TEG, "clockd", *board, "--power-limit-w", "150"), env=environment(library, **state)
+    ) as clockd:
+        try:
+            deadline = time.monotonic() + 20
+            while not run_dir.socket.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            with ClockClient(run_dir.socket) as client:
+                applied = client.lease(ClockPoint(gpu_hz=600_000_000, emc_hz=5_001_000_000), 2.0)
+                assert applied.honoured, applied
+                clockd.kill()
+                clockd.wait()
+        finally:
+            clockd.kill()
+    assert run(library, "-c", LOCKS, **state).split() == ["210", "600", "5001", "5001", "150000"]
+    run(library, "-c", TEG, "restore", *board, **state)
     assert run(library, "-c", LOCKS, **state).split() == ["0", "0", "0", "0", "300000"]
