@@ -6,7 +6,6 @@ Names and help texts come from `telemetry.metrics`. A port that is taken never s
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -25,7 +24,6 @@ from .status import Phase, Status
 from .trial import Invalid
 
 RETRY_S = 30.0
-log = logging.getLogger("teg.exporter")
 Row = tuple[tuple[str, ...], float]
 
 
@@ -88,12 +86,19 @@ def board_rows(board: BoardReading) -> dict[str, list[Row]]:
         "teg_board_temperature_celsius": [((zone,), celsius) for zone, celsius in board.zones_celsius.items()],
         "teg_board_throttle_events_total": [((), board.throttle_events)],
         "teg_board_foreign_changes_total": [((), board.foreign_changes)],
+        "teg_board_brief_throttles_total": [((), board.brief_throttles)],
+        "teg_board_power_missing_seconds_total": [((), board.power_missing_s)],
+        "teg_board_power_same_seconds": [((), board.power_same_s)],
+        "teg_board_temperature_age_seconds": [((), board.zones_age_s)],
         "teg_cores_online": [] if cores is None else [((), cores)],
     }
 
 
 def governor_rows(status: Status) -> dict[str, list[Row]]:
-    """Label values and value per metric name, from the governor's status."""
+    """Label values and value per metric name, from the governor's status.
+
+    Its tick goes on while a scraper reads: every mapping is copied, which no tick can come between.
+    """
     trials = list(status.trials)
     outcomes = Counter(type(trial.outcome).__name__.lower() for trial in trials)
     reasons = Counter(trial.outcome.reason for trial in trials if isinstance(trial.outcome, Invalid))
@@ -104,15 +109,18 @@ def governor_rows(status: Status) -> dict[str, list[Row]]:
         "teg_trial_invalid_total": [((reason,), count) for reason, count in reasons.items()],
         "teg_best_energy_joules_per_request": [((model,), best.energy_j) for model in models] if best else [],
         "teg_best_latency_seconds": [((model,), best.latency_s) for model in models] if best else [],
-        "teg_slo_seconds": [((model, f"{slo.quantile:g}"), slo.limit_s) for model, slo in status.slos.items()],
+        "teg_slo_seconds": [((model, f"{slo.quantile:g}"), slo.limit_s) for model, slo in dict(status.slos).items()],
         "teg_latency_seconds": [
             ((model, f"{status.slos[model].quantile:g}"), latency_s)
-            for model, latency_s in status.latency_s.items()
+            for model, latency_s in dict(status.latency_s).items()
             if model in status.slos
         ],
-        "teg_slo_windows_total": [(key, count) for key, count in status.windows.items()],
-        "teg_governor_faults_total": [((kind,), count) for kind, count in status.faults.items()],
-        "teg_lease_refusals_total": [((reason,), count) for reason, count in status.refusals.items()],
+        "teg_slo_windows_total": [(key, count) for key, count in dict(status.windows).items()],
+        "teg_governor_faults_total": [((kind,), count) for kind, count in dict(status.faults).items()],
+        "teg_lease_refusals_total": [((reason,), count) for reason, count in dict(status.refusals).items()],
+        "teg_request_failures_total": [(key, count) for key, count in dict(status.failures).items()],
+        "teg_knob_left_out": [(pair, 1) for pair in dict(status.left_out).items()],
+        "teg_governor_alarm": [((kind,), 1) for kind in dict(status.alarms)],
     }
 
 
@@ -122,6 +130,7 @@ class Exporter:
     def __init__(self, source: Source, host: str, port: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(GovernorCollector(source))
+        self._source = source
         self._address = (host, port)
         self._clock = clock
         self._next_s = clock()
@@ -135,7 +144,8 @@ class Exporter:
         try:
             self._server = start_http_server(port, addr=host, registry=self._registry)
         except OSError as error:
-            log.warning("metrics at %s:%d: %s; next try in %.0f s", host, port, error, RETRY_S)
+            text = f"{host}:{port} is not ours: {error}; next try in {RETRY_S:.0f} s"
+            self._source.status().fault("metrics", text)
             self._next_s = self._clock() + RETRY_S
 
     @property

@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trials on disk: every finished trial is appended before it is acted on, and learnt from again after a restart."""
+"""Trials on disk: every finished trial is appended before it is acted on, and learnt from again after a restart.
+
+What cannot be read, or is not ours, never stops a start: the whole file is kept aside as it was found, and the history
+goes on with the records that are sound.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry.durable import AppendLog, read_log
+from telemetry.durable import AppendLog, decode, encode, quarantine, read_log, replace
 
 from .guard import Slo
 from .trial import Feasible, Invalid, Outcome, TrialRecord, Violated
 
 FILE = "history.log"
+KINDS = frozenset({"subject", "trial", "hold", "fresh"})
 AFRESH = "fresh"
 """The note after which earlier trials of its subject are no longer learnt from."""
+
+log = logging.getLogger("teg.governor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,8 @@ class History:
         state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self.path = state_dir / FILE
         self._digest = subject.digest
+        self.damaged = mend(self.path)
+        """Records found damaged when it was opened."""
         # A governor that has to begin again and again writes its subject down once.
         known = any(row.get("kind") == "subject" and row.get("subject") == self._digest for row in read_log(self.path))
         self._log = AppendLog(self.path)
@@ -84,12 +96,97 @@ def to_json(record: TrialRecord) -> dict[str, Any]:
 
 
 def from_json(row: Mapping[str, Any]) -> TrialRecord:
-    """The trial that `to_json` wrote."""
+    """The trial that `to_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+    point = {name: _positive(value) for name, value in row["point"].items()}
     outcomes: dict[str, Outcome] = {"feasible": Feasible(), "violated": Violated()}
-    outcome = outcomes.get(row["outcome"]) or Invalid(row.get("reason", "unknown"))
-    names = ("energy_j", "latency_s", "window_s", "requests", "measured_latency_s")
-    later = {name: row[name] for name in ("energy_error_j", "brief_throttles") if name in row}
-    return TrialRecord(dict(row["point"]), outcome, *(row[name] for name in names), **later)
+    outcome = outcomes.get(row["outcome"])
+    if outcome is None:
+        if row["outcome"] != "invalid" or not isinstance(row["reason"], str):
+            raise ValueError(f"not an outcome: {row['outcome']!r}")
+        outcome = Invalid(row["reason"])
+    elif row["energy_j"] is None or row["latency_s"] is None:
+        raise ValueError("a trial that was measured has joules and a latency")
+    return TrialRecord(
+        point,
+        outcome,
+        _known(row["energy_j"]),
+        _known(row["latency_s"]),
+        _number(row["window_s"]),
+        _whole(row["requests"]),
+        _known(row["measured_latency_s"]),
+        # Later versions added these.
+        _number(row.get("energy_error_j", 0.0)),
+        _whole(row.get("brief_throttles", 0)),
+    )
+
+
+def mend(path: Path) -> int:
+    """Leave only sound records in a log, the whole of it kept aside if there were others; how many there were."""
+    if not os.path.lexists(path):
+        return 0
+    if path.is_symlink() or not path.is_file():
+        log.warning("history: not a file, kept aside as %s", quarantine(path))
+        return 1
+    content = path.read_bytes()
+    rows, damaged = sound_rows(content)
+    if damaged:
+        aside = _free_name(path)
+        replace(aside, content)
+        replace(path, b"".join(encode(row) for row in rows))
+        log.warning("history: %d records are damaged; the file as it was is %s", damaged, aside)
+    return damaged
+
+
+def sound_rows(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The records of a log that are whole and ours, in order, and the number of those that are not."""
+    rows = [decode(line) for line in content.split(b"\n") if line]
+    sound = [row for row in rows if row is not None and _is_ours(row)]
+    return sound, len(rows) - len(sound)
+
+
+def _is_ours(row: Mapping[str, Any]) -> bool:
+    try:
+        return row["kind"] in KINDS and isinstance(row["subject"], str) and (row["kind"] != "trial" or _is_trial(row))
+    except (KeyError, TypeError):
+        return False
+
+
+def _is_trial(row: Mapping[str, Any]) -> bool:
+    try:
+        from_json(row)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
+    return True
+
+
+def _number(value: Any) -> float:
+    """A finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"not a number of ours: {value!r}")
+    return float(value)
+
+
+def _positive(value: Any) -> float:
+    if not _number(value) > 0:
+        raise ValueError("must be positive")
+    return float(value)
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None else _positive(value)
+
+
+def _whole(value: Any) -> int:
+    if not _number(value).is_integer():
+        raise ValueError(f"must be whole: {value!r}")
+    return int(value)
+
+
+def _free_name(path: Path) -> Path:
+    number = 0
+    while os.path.lexists(aside := path.with_name(f"{path.name}.corrupt-{number}")):
+        number += 1
+    return aside
 
 
 def _plain(subject: Subject) -> dict[str, Any]:

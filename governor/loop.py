@@ -162,8 +162,10 @@ class Governor:
         """Begin a course with the clocks that the board offers now; of an observe-only board nothing can be tuned."""
         slos = self._demand.slos
         table = ClockTable() if board.observe_only else self._clocks.table()
-        left_out = {"batch": "the board shows no power"} if board.observe_only else {}
+        left_out = {"batch": "no_power"} if board.observe_only else {}
         tuning = Tuning(self.config, table, now, slos, self._make_search, left_out)
+        if tuning.history.damaged:
+            self.status.fault("history", f"{tuning.history.damaged} damaged records kept aside")
         # should it have to start over, the trials made from here on are worth keeping
         self.config = replace(self.config, fresh=False)
         self.status.trials, self.status.left_out = tuning.trials, dict(tuning.left_out)

@@ -56,6 +56,10 @@ GOVERNOR = (
     Metric("teg_board_temperature_celsius", "gauge", "Temperature of one zone.", ("zone",)),
     Metric("teg_board_throttle_events_total", "counter", "Throttle and over-current events since clockd started."),
     Metric("teg_board_foreign_changes_total", "counter", "Clock changes made by somebody else under a lease."),
+    Metric("teg_board_brief_throttles_total", "counter", "Brief over-current events since clockd started."),
+    Metric("teg_board_power_missing_seconds_total", "counter", "Time without a power reading that could be trusted."),
+    Metric("teg_board_power_same_seconds", "gauge", "For how long every rail has shown exactly the same."),
+    Metric("teg_board_temperature_age_seconds", "gauge", "Age of the last temperature that could be read."),
     Metric("teg_clock_hertz", "gauge", "Observed clock.", ("domain",)),
     Metric("teg_clock_requested_hertz", "gauge", "Requested clock.", ("domain",)),
     Metric("teg_cores_online", "gauge", "CPU cores online."),
@@ -69,4 +73,7 @@ GOVERNOR = (
     Metric("teg_slo_windows_total", "counter", "Judged windows, by verdict.", ("model", "verdict")),
     Metric("teg_governor_faults_total", "counter", "Faults met by the governor, by kind.", ("kind",)),
     Metric("teg_lease_refusals_total", "counter", "Leases that clockd refused, by reason.", ("reason",)),
+    Metric("teg_request_failures_total", "counter", "Clock requests that failed on the board.", ("cause", "knob")),
+    Metric("teg_knob_left_out", "gauge", "Always 1; a knob that the search does without, and why.", ("knob", "why")),
+    Metric("teg_governor_alarm", "gauge", "Always 1; a fault that needs a person's attention now.", ("kind",)),
 )

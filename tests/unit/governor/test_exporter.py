@@ -26,7 +26,7 @@ BOARD = BoardReading(
     requested=(612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, None),
     observed=(612_000_000, 612_000_000, 2_133_000_000, 1_497_600_000, 12),
     energy_j=1234.5, energy_error_j=0.25, power_w=17.75, lease_pid=42, lease_expires_ns=8_000_000_000,
-    throttle_events=3, foreign_changes=1,
+    throttle_events=3, foreign_changes=1, brief_throttles=12, power_missing_s=1.5, power_same_s=0.125, zones_age_s=0.5,
     rails_w={"VDD_GPU_SOC": 7.5, "VIN_SYS_5V0": 4.25}, zones_celsius={"cpu-thermal": 48.5},
 )  # fmt: skip
 
@@ -54,7 +54,8 @@ def full_status() -> Status:
     ]
     return Status(
         phase=Phase.HOLDING, point=POINT, trials=trials, best=Best(POINT, 0.75, 0.031, 0.97), leased=True,
-        faults=Counter(clockd=2), refusals=Counter(busy=1),
+        faults=Counter(clockd=2), refusals=Counter(held=1), failures=Counter({("denied", "emc_hz"): 3}),
+        left_out={"emc_hz": "denied"}, alarms={"foreign": "somebody else changed a clock"},
         windows=Counter({("resnet18", "kept"): 7, ("resnet18", "broken"): 1}),
         slos={"resnet18": Slo(0.95, 0.05)}, latency_s={"resnet18": 0.033},
     )  # fmt: skip
@@ -97,12 +98,14 @@ def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture) -
     now_s = 100.0
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        exporter = Exporter(Source(), "127.0.0.1", port, lambda: now_s)
+        source = Source()
+        exporter = Exporter(source, "127.0.0.1", port, lambda: now_s)
         with caplog.at_level(logging.WARNING):
             exporter.poll()
             exporter.poll()
     assert exporter.port is None
     assert len(caplog.records) == 1
+    assert source.status().faults["metrics"] == 1
     try:
         now_s += RETRY_S - 1
         exporter.poll()

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 from device import simulation
 
+from boards.virtual import Load, VirtualBoard
+from governor.clockd.energy import EnergyMeter
 from governor.trial import Tick
 from governor.trust import BRIEF_HZ, energy_error_j, frozen, throttled, too_short, unread
 from telemetry.board_page import BoardReading
@@ -91,3 +94,32 @@ def test_brief_events_are_not_extrapolated_from_an_instant() -> None:
     """Fifty at once are fifty in the first second."""
     assert not throttled(reading(), replace(reading(brief_throttles=50), sampled_ns=10**8))
     assert throttled(reading(), replace(reading(brief_throttles=51), sampled_ns=10**8))
+
+
+@pytest.mark.parametrize(("rate_hz", "burst_s"), [(12.0, 0.0), (25.0, 1.0), (25.0, 0.5)])
+def test_short_trials_on_the_virtual_board_can_be_trusted(rate_hz: float, burst_s: float) -> None:
+    """3.5 s of Poisson traffic, also in bursts, at maximum clocks: the joules are known to a tenth or so."""
+    now_s, free_s, rng = 0.0, 0.0, random.Random(1)
+    board = VirtualBoard("virtual:agx-orin", lambda: now_s, lambda _: None)
+    meter, waiting, looks = EnergyMeter(board.averaging_s), list[float](), list[Tick]()
+    service_s = board.workloads["resnet"].latency_s(board.kernel.point(), 1)
+    arrival_s = rng.expovariate(rate_hz)
+    while now_s < 40.0:
+        now_s += 0.05 * rng.uniform(1.0, 1.4)
+        while arrival_s <= now_s:
+            if not burst_s or int(arrival_s / burst_s) % 2:
+                waiting.append(arrival_s)
+            arrival_s += rng.expovariate(rate_hz)
+        ended = 0
+        while waiting and max(free_s, waiting[0]) + service_s <= now_s:
+            free_s, ended = max(free_s, waiting.pop(0)) + service_s, ended + 1
+        board.run([Load("resnet", ended * service_s, 1.0)] if ended else [], 0.05)
+        power_w = board.power_w()
+        meter.take(now_s, power_w)
+        looks.append(Tick(now_s, meter.joules, 0.0, 0, meter.error_j, power_w))
+    windows = [[look for look in looks if begin_s <= look.at_s <= begin_s + 3.5] for begin_s in range(2, 36)]
+    assert not any(too_short(window, board.averaging_s) for window in windows)
+    shares = [
+        energy_error_j(window, board.averaging_s) / (window[-1].energy_j - window[0].energy_j) for window in windows
+    ]
+    assert 0.01 < max(shares) < 0.15
