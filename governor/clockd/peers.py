@@ -70,19 +70,24 @@ def listen(path: Path, group: str = GROUP) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(earlier)
-    if os.geteuid() == 0 and (gid := _gid(group)) is not None:
+    # Without capabilities even root can give it to its own group only, which then is its group already.
+    gid = _gid(group) if os.geteuid() == 0 else None
+    if gid is not None and gid != path.stat().st_gid:
         os.chown(path, -1, gid, follow_symlinks=False)
     listener.listen(16)
     return listener
 
 
 def in_use(path: Path) -> bool:
-    """Whether somebody listens at `path`."""
+    """Whether somebody listens at `path`, be it without answering."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except BlockingIOError:
+            return True
     return True
 
 

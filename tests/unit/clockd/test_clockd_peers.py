@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import errno
+import grp
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,28 @@ def test_a_live_socket_is_never_taken_over(tmp_path: Path) -> None:
         assert in_use(path)
     assert not in_use(path)
     listen(path).close()
+
+
+def test_a_clockd_that_hangs_is_in_use(tmp_path: Path) -> None:
+    """Nobody takes connections and no more fit in the queue: found out at once, without waiting in it."""
+    path = tmp_path / "clockd.sock"
+    with ExitStack() as stack:
+        stack.enter_context(listen(path))
+        refused = 0
+        while refused != errno.EAGAIN:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            client.setblocking(False)
+            refused = client.connect_ex(str(path))
+        assert in_use(path)
+
+
+def test_root_gives_the_socket_to_the_group(tmp_path: Path) -> None:
+    """Members of the group connect; a group that does not exist changes nothing."""
+    group = grp.getgrall()[-1] if os.geteuid() == 0 else grp.getgrgid(os.getegid())
+    with listen(tmp_path / "given", group.gr_name), listen(tmp_path / "kept", "no-such-group"):
+        assert (tmp_path / "given").stat().st_gid == group.gr_gid
+        assert (tmp_path / "given").stat().st_mode & 0o777 == 0o660
+        assert (tmp_path / "kept").stat().st_gid == os.getegid()
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
