@@ -132,6 +132,8 @@ class VirtualKernel:
 
     def _hidden(self) -> list[str]:
         """Folders of the parts that are missing."""
+        if not self.faults.missing:
+            return []
         folders = {
             "gpu_hz": [self.gpu.folder],
             "gpu_min_hz": [self.gpu.folder],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .conftest import VirtualTime
 
 BOARDS = [(key, jetpack) for key, jetpacks in JETPACKS.items() for jetpack in jetpacks]
+ONE_OF_EACH_JETPACK = [("tx2", "4"), ("xavier_nx", "5"), ("agx_orin_64gb", "6"), ("agx_thor", "7")]
 
 
 @pytest.fixture(params=BOARDS, ids=lambda board: "@".join(board))
@@ -75,6 +76,7 @@ def test_the_shape_that_other_tools_look_for(kernel: VirtualKernel, tmp_path: Pa
             assert (tmp_path / "sys/bus/i2c/drivers" / driver / chip.address).resolve() == by_bus.resolve()
 
 
+@pytest.mark.parametrize("kernel", ONE_OF_EACH_JETPACK, indirect=True, ids="@".join)
 def test_text_and_folder_are_the_same_board(kernel: VirtualKernel, tmp_path: Path) -> None:
     """What is packed as a text unpacks to what is exported as a folder, and an export exports itself."""
     export(kernel.tree, tmp_path / "folder")
