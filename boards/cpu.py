@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 from .errors import NodeError, SensorImplausible
 from .limits import Limits
 from .tree import Tree, read_int
@@ -45,9 +43,11 @@ class Policy:
 class Cpus:
     """All cores and their policies. Frequencies in Hz."""
 
-    def __init__(self, tree: Tree, policies: tuple[Policy, ...] = ()) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self.policies = policies
+        self.policies: tuple[Policy, ...] = ()
+        self._loose: tuple[int, ...] = ()
+        """Cores of policies that cannot be read: later kernels answer EBUSY while all of their cores are offline."""
         self._spare: frozenset[int] = frozenset()
         """Cores that were online at rest, and so may be used."""
         self._masked = False
@@ -55,13 +55,13 @@ class Cpus:
     @classmethod
     def find(cls, tree: Tree) -> Cpus:
         """The policies of this machine, by number."""
-        numbers = [int(re.findall(r"policy(\d+)", path)[0]) for path in tree.glob(f"{_CPUS}/cpufreq/policy*")]
-        cpus = cls(tree, tuple(Policy(tree, number) for number in sorted(numbers)))
+        cpus = cls(tree)
         cpus.rescan()
         return cpus
 
     def rescan(self) -> None:
         """Take the limits as they stand, and the cores that are online, for those at rest."""
+        self._meet()
         self._check_mask()
         self._spare = self.online()
         active = self._active(self._spare)
@@ -95,7 +95,7 @@ class Cpus:
 
     def all_cpus(self) -> tuple[int, ...]:
         """Every core, online or not, policy by policy."""
-        return tuple(cpu for policy in self.policies for cpu in policy.cpus)
+        return (*(cpu for policy in self.policies for cpu in policy.cpus), *self._loose)
 
     def online(self) -> frozenset[int]:
         """The cores that are online: one read, where the kernel's list can be trusted."""
@@ -151,6 +151,21 @@ class Cpus:
         if cpu != 0 and self._is_online(cpu) != online:
             self._tree.write(f"{_CPUS}/cpu{cpu}/online", str(int(online)))
             self._check_mask()
+
+    def _meet(self) -> None:
+        """Get to know policies that were not there, or not readable, before."""
+        policies = {policy.number: policy for policy in self.policies}
+        for path in self._tree.glob(f"{_CPUS}/cpufreq/policy*"):
+            number = int(path.rpartition("policy")[2])
+            try:
+                policies[number] = policies.get(number) or Policy(self._tree, number)
+            except NodeError:
+                continue
+        self.policies = tuple(policies[number] for number in sorted(policies))
+        grouped = {cpu for policy in self.policies for cpu in policy.cpus}
+        files = self._tree.glob(f"{_CPUS}/cpu[0-9]*/online")
+        cpus = sorted(int(path.split("/")[-2].removeprefix("cpu")) for path in files)
+        self._loose = tuple(cpu for cpu in cpus if cpu not in grouped) if self.policies else ()
 
     def _check_mask(self) -> None:
         """A list that does not follow the cores is no kernel's, but a plain file of an exported tree."""

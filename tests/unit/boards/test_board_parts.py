@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,16 @@ import pytest
 from boards.archive import export
 from boards.clocks import ClockPoint
 from boards.discover import open_jetson
-from boards.errors import KnobDenied, KnobRefused, NodeError, NodeMissing, NotOffered, NotRestored, SensorImplausible
+from boards.errors import (
+    KnobDenied,
+    KnobRefused,
+    NodeError,
+    NodeMissing,
+    NotOffered,
+    NotRestored,
+    SensorImplausible,
+    SensorUnavailable,
+)
 from boards.jetson import JetsonBoard
 from boards.layout import LAYOUTS, ORIN_NANO
 from boards.tree import SysfsTree
@@ -214,6 +224,36 @@ def test_a_cpu_list_is_not_believed_where_it_does_not_follow(tmp_path: Path, tim
     board.request(ClockPoint(cores=4))
     assert (tmp_path / "root/sys/devices/system/cpu/online").read_text() == "0-11\n"
     assert board.observe().cores == 4
+
+
+class ShyPolicies:
+    """A kernel that answers EBUSY to every file of a policy while its cores are offline (Linux 6 cpufreq.c)."""
+
+    def __init__(self, virtual: VirtualBoard) -> None:
+        self._tree = virtual.tree
+        self.write, self.glob, self.exists = self._tree.write, self._tree.glob, self._tree.exists
+
+    def read(self, path: str) -> str:
+        folder, _, name = path.rpartition("/")
+        if "/policy" in folder and name != "affected_cpus" and not self._tree.read(f"{folder}/affected_cpus"):
+            raise SensorUnavailable(path, "Device or resource busy", errno.EBUSY)
+        return self._tree.read(path)
+
+
+def test_a_mode_that_hides_policies_hides_no_cores(virtual: VirtualBoard, time: VirtualTime) -> None:
+    """Where a power mode has taken whole clusters off, they are not offered, and still freed where all is unknown."""
+    virtual.kernel.apply_mode(1)
+    time.sleep(0.1)
+    board = JetsonBoard("shy", ShyPolicies(virtual), virtual.layout, time.clock, time.sleep)
+    assert board.table.cores == (4,)
+    originals = board.read_knobs()
+    assert [originals[f"cpu{cpu}.online"] for cpu in (0, 3, 4, 11)] == [1, 1, 0, 0]
+    assert board.request(board.table.maximum()).honoured
+    board.restore(originals)
+    assert board.read_knobs() == originals
+    board.restore({})
+    board.rescan()
+    assert board.table.cores == (4, 8, 12)
 
 
 class CountingTree(SysfsTree):
