@@ -16,8 +16,6 @@ from typing import cast
 from .clocks import Applied, ClockPoint, ClockTable
 from .errors import (
     BoardError,
-    KnobNotRestored,
-    KnobRefused,
     NoBoard,
     NodeError,
     NodeMissing,
@@ -27,11 +25,10 @@ from .errors import (
 )
 from .nvml_calls import GRAPHICS_CLOCK, MEMORY_CLOCK, Device, NvmlModule, Reason
 from .nvml_clocks import Seen, alerts, effective, observed, overlaid
+from .nvml_limit import POWER_LIMIT, PowerLimit
 from .nvml_probe import probe
 from .thermal import Throttle
 
-POWER_LIMIT = "nvml.power_limit_mw"
-"""The one knob that NVML reads back."""
 TRUST_AFTER_S = 0.020
 SETTLE_LIMIT_S = 0.5
 """A lock that does not show by then was not honoured."""
@@ -60,6 +57,7 @@ class NvmlBoard:
         self._sleep = sleep
         self._device = Device(nvml, index, sleep)
         self._device.open()
+        self._limit = PowerLimit(self._device, self.name)
         try:
             self._found = probe(self._device)
         except NodeError as error:
@@ -78,10 +76,7 @@ class NvmlBoard:
     @property
     def power_limits_w(self) -> tuple[float, float] | None:
         """The lowest and highest power limit that may be asked for, None if there is none."""
-        if not self._found.limitable:
-            return None
-        lowest_mw, highest_mw = self._device.power_limits_mw()
-        return lowest_mw / 1000, highest_mw / 1000
+        return self._limit.range_w() if self._found.limitable else None
 
     def rescan(self) -> None:
         """Probe every call again; a GPU that was lost is looked for anew, and stays lost if it is not back."""
@@ -128,18 +123,9 @@ class NvmlBoard:
 
         Raises `KnobRefused` outside `power_limits_w` without asking, `NodeError` if NVML refuses.
         """
-        path = f"{self.name}/power limit"
-        try:
-            limits = self.power_limits_w
-            if limits is None:
-                raise NodeMissing(path, "this GPU has none that could be changed", errno.ENOTSUP)
-            if not limits[0] <= watts <= limits[1]:
-                raise KnobRefused(path, f"{watts:g} W is not within {limits[0]:g} to {limits[1]:g} W", errno.EINVAL)
-            self._device.request_power_limit(round(1000 * watts))
-            return self._device.power_limit_mw() / 1000
-        except NodeError as error:
-            error.knob = "power_limit_w"
-            raise
+        if not self._found.limitable:
+            raise self._limit.missing()
+        return self._limit.request(watts)
 
     def read_knobs(self) -> dict[str, int]:
         """The power limit in milliwatts; the locks cannot be read."""
@@ -220,7 +206,7 @@ class NvmlBoard:
             self.rescan()
         steps = [self._device.release_gpu_range, self._device.release_memory_range]
         if POWER_LIMIT not in keep and self._found.limitable:
-            steps.append(partial(self._restore_power_limit, originals.get(POWER_LIMIT, 0)))
+            steps.append(partial(self._limit.restore, originals.get(POWER_LIMIT, 0)))
         for step in steps:
             try:
                 step()
@@ -229,15 +215,6 @@ class NvmlBoard:
                 if not (isinstance(error, NodeMissing) and error.code == errno.ENOTSUP):
                     yield error
         self._asked, self._range = ClockPoint(), None
-
-    def _restore_power_limit(self, original_mw: int) -> None:
-        lowest_mw, highest_mw = self._device.power_limits_mw()
-        possible = lowest_mw <= original_mw <= highest_mw
-        wanted = original_mw if possible else self._device.default_power_limit_mw()
-        if self._device.power_limit_mw() != wanted:
-            self._device.request_power_limit(wanted)
-        if (found := self._device.power_limit_mw()) != wanted:
-            raise KnobNotRestored(POWER_LIMIT, wanted, found)
 
 
 def _or_none(read: Callable[[], float]) -> float | None:

@@ -13,7 +13,8 @@ import pytest
 
 from boards.clocks import ClockPoint
 from boards.errors import KnobDenied, KnobRefused, NoBoard, NodeError, NotOffered, NotRestored
-from boards.nvml import POWER_LIMIT, NvmlBoard
+from boards.nvml import NvmlBoard
+from boards.nvml_limit import POWER_LIMIT
 
 CLOCK_LOCK = "nvmlDeviceSetGpuLockedClocks"
 MEMORY_LOCK = "nvmlDeviceSetMemoryLockedClocks"
