@@ -17,8 +17,9 @@ from .virtual_tree import Node, constant
 
 FOLDER = "/sys/kernel/debug/bpmp/debug/clk/emc"
 _READ_BACK = "/sys/kernel/debug/clk/emc/clk_rate"
-_UTILISATION = {"4": "/sys/kernel/actmon_avg_activity/mc_all", "5": "/sys/kernel/actmon_avg_activity/mc_all"}
+_UTILISATION = "/sys/kernel/actmon_avg_activity/mc_all"
 _LATER_UTILISATION = "/sys/kernel/debug/cactmon/mc_all"
+_BWMGR = "/sys/devices/platform/bwmgr/devfreq/bwmgr"
 
 
 class VirtualEmc:
@@ -27,8 +28,7 @@ class VirtualEmc:
     def __init__(self, profile: EmcProfile, jetpack: str, now: Callable[[], float], switch: FaultSwitch) -> None:
         self._profile = profile
         self._cap = profile.caps[jetpack]
-        self._reads_raw_cap = jetpack in "45"
-        self._utilisation = _UTILISATION.get(jetpack, _LATER_UTILISATION)
+        self._is_old = jetpack in ("4", "5")
         self._switch = switch
         self._steps = profile.lockable_hz
         self._cap_hz = 0
@@ -46,7 +46,7 @@ class VirtualEmc:
             f"{FOLDER}/mrq_rate_locked": Node(lambda: str(self._locked), self._write_locked),
             f"{FOLDER}/state": Node(lambda: str(self._enabled), self._write_state),
             _READ_BACK: Node(rate.read),
-            self._utilisation: constant(0),
+            _UTILISATION if self._is_old else _LATER_UTILISATION: constant(0),
             self._cap: Node(self._read_cap, self._write_cap),
         }
         if self._profile.table_file:
@@ -55,20 +55,16 @@ class VirtualEmc:
         if self._profile.bwmgr_halt:
             nodes[self._profile.bwmgr_halt] = Node(lambda: str(self._halted), self._write_halt)
         if self._profile.devfreq:
-            folder = self._devfreq_folder()
             nodes |= {
-                f"{folder}/cur_freq": Node(rate.read),
-                f"{folder}/min_freq": constant(self._steps[0]),
-                f"{folder}/max_freq": constant(self._steps[-1]),
+                f"{_BWMGR}/cur_freq": Node(rate.read),
+                f"{_BWMGR}/min_freq": constant(self._steps[0]),
+                f"{_BWMGR}/max_freq": constant(self._steps[-1]),
             }
         return nodes
 
     def links(self) -> dict[str, str]:
         """The class device, where memory has one."""
-        return {self._profile.devfreq: self._devfreq_folder()} if self._profile.devfreq else {}
-
-    def _devfreq_folder(self) -> str:
-        return "/sys/devices/platform/bwmgr/devfreq/bwmgr"
+        return {self._profile.devfreq: _BWMGR} if self._profile.devfreq else {}
 
     def _top(self) -> int:
         """The highest rate that the cap allows."""
@@ -101,7 +97,7 @@ class VirtualEmc:
             self.rate.tell(self._top())
 
     def _read_cap(self) -> str:
-        return str(self._cap_hz if self._reads_raw_cap else self._top())
+        return str(self._cap_hz if self._is_old else self._top())
 
     def _write_cap(self, text: str) -> None:
         self._cap_hz = max(parse_number(text), 0)

@@ -27,7 +27,7 @@ class VirtualGpu:
         self._profile = profile
         self._layout = profile.layouts[jetpack]
         self._refuses_crossed = jetpack == "4"
-        self._has_scaling_switch = jetpack in "456"
+        self._has_scaling_switch = jetpack != "7"
         self._switch = switch
         self._min_hz, self._max_hz = profile.min_hz, profile.hz[-1]
         self._low, self._high = (Settling(hz, GPU_SETTLE_S, now) for hz in (self._min_hz, self._max_hz))

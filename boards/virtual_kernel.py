@@ -96,7 +96,7 @@ class VirtualKernel:
         self.tree.write(self.profile.emc.caps[self.jetpack], str(self._cap(mode)))
 
     def _cap(self, mode: PowerMode) -> int:
-        no_cap = 0 if self.jetpack in "45" else _NO_LIMIT
+        no_cap = 0 if self.jetpack in ("4", "5") else _NO_LIMIT
         return mode.emc_cap_hz or no_cap
 
     def _nodes(self) -> dict[str, Node]:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import errno
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from boards.devfreq import Gpu
 from boards.errors import KnobDenied, KnobRefused, NodeMissing, SensorUnavailable
+from boards.profile import read_profile
 from boards.virtual import VirtualBoard
-from boards.virtual_tree import Node, VirtualTree, os_error
+from boards.virtual_kernel import VirtualKernel
 
 if TYPE_CHECKING:
     from .conftest import VirtualTime
@@ -155,28 +155,15 @@ def test_files_that_are_not_there_or_read_only(virtual: VirtualBoard) -> None:
         virtual.tree.write(f"{GPU}/cur_freq", "306000000")
 
 
-class OldKernel:
-    """devfreq of Linux 4.9 (TX2 under JetPack 4): an inverted range is EINVAL."""
-
-    def __init__(self, lowest: int, highest: int) -> None:
-        self.range = {"min_freq": lowest, "max_freq": highest}
-        nodes = {f"/gpu/{name}": Node(partial(self.read, name), partial(self.write, name)) for name in self.range}
-        self.tree = VirtualTree(nodes)
-
-    def read(self, name: str) -> str:
-        return str(self.range[name])
-
-    def write(self, name: str, text: str) -> None:
-        changed = self.range | {name: int(text)}
-        if changed["min_freq"] > changed["max_freq"]:
-            raise os_error(errno.EINVAL)
-        self.range = changed
-
-
 @pytest.mark.parametrize("before", [(1, 2), (1, 9), (5, 5), (8, 9)])
 @pytest.mark.parametrize("after", [(1, 1), (1, 9), (4, 6), (9, 9), (2, 3)])
-def test_a_range_is_moved_without_ever_being_inverted(before: tuple[int, int], after: tuple[int, int]) -> None:
+def test_a_range_is_moved_without_ever_being_inverted(
+    time: VirtualTime, before: tuple[int, int], after: tuple[int, int]
+) -> None:
     """Kernels before 5 refuse an inverted range, so the order of the two writes depends on the direction."""
-    kernel = OldKernel(*before)
-    Gpu(kernel.tree, "/gpu").request(*after)
-    assert (kernel.range["min_freq"], kernel.range["max_freq"]) == after
+    kernel = VirtualKernel(read_profile("tx2"), "4", time.clock)
+    gpu = Gpu(kernel.tree, kernel.gpu.folder)
+    for low, high in (before, after):
+        asked = kernel.profile.gpu.hz[low], kernel.profile.gpu.hz[high]
+        gpu.request(*asked)
+        assert gpu.limits() == asked
