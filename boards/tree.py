@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .errors import KnobRefused, SensorImplausible, node_error
 
@@ -36,6 +36,14 @@ class Tree(Protocol):
         ...
 
 
+class _Kept(NamedTuple):
+    """A file that stays open."""
+
+    descriptor: int
+    plain: bool
+    """Whether it lies in a file system with blocks: the kernel's own have none."""
+
+
 class SysfsTree:
     """The file system under `root`: `/` on a board, a folder in a test.
 
@@ -46,7 +54,7 @@ class SysfsTree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._prefix = str(root).rstrip("/")
-        self._kept: dict[str, int] = {}
+        self._kept: dict[str, _Kept] = {}
         self._read_before: set[str] = set()
 
     def read(self, path: str) -> str:
@@ -87,7 +95,7 @@ class SysfsTree:
     def close(self) -> None:
         """Close every file that was kept open; reading opens them again."""
         while self._kept:
-            os.close(self._kept.popitem()[1])
+            os.close(self._kept.popitem()[1].descriptor)
 
     def __del__(self) -> None:
         self.close()
@@ -95,33 +103,31 @@ class SysfsTree:
     def _read_kept(self, path: str) -> bytes | None:
         """What a kept descriptor reads from the start, None where none is or it is of no more use.
 
-        A device that went away answers ENODEV, a plain file that was replaced has no name left; and whatever else
-        fails is asked once more by path, whose error then counts.
+        The kernel's files answer ENODEV or EIO when their device has gone; a plain file that was replaced has no name
+        left. Whatever else fails is asked once more by path, whose error then counts.
         """
-        descriptor = self._kept.get(path)
-        if descriptor is None:
+        kept = self._kept.get(path)
+        if kept is None:
             return None
         raw = None
         try:
-            if os.fstat(descriptor).st_nlink:
-                raw = os.pread(descriptor, _LONGEST, 0)
+            if not kept.plain or os.fstat(kept.descriptor).st_nlink:
+                raw = os.pread(kept.descriptor, _LONGEST, 0)
         except OSError:
             raw = None
         if raw is None:
-            os.close(self._kept.pop(path))
+            os.close(self._kept.pop(path).descriptor)
         return raw
 
     def _read_anew(self, path: str) -> bytes:
         descriptor = os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC)
-        keep = False
         try:
             raw = os.pread(descriptor, _LONGEST, 0)
-            keep = path in self._read_before
+            if path in self._read_before:
+                self._kept[path] = _Kept(descriptor, os.fstatvfs(descriptor).f_blocks > 0)
         finally:
-            if not keep:
+            if path not in self._kept:
                 os.close(descriptor)
-        if keep:
-            self._kept[path] = descriptor
         self._read_before.add(path)
         return raw
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,6 +168,19 @@ def test_a_file_read_often_is_noticed_when_it_is_replaced_or_gone(files: Path) -
         tree.read(path)
     file.write_text("53000\n")
     assert [read_int(tree, path) for _ in range(3)] == [53_000] * 3
+
+
+def test_a_kernel_file_that_goes_away_is_noticed() -> None:
+    """The kernel's own files stay open too; one whose owner has gone reads as missing, not as it last did."""
+    tree = SysfsTree(Path("/"))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        path = f"/proc/{process.pid}/comm"
+        deadline = time.monotonic() + 10
+        while tree.read(path) != "cat" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert {tree.read(path) for _ in range(4)} == {"cat"}
+    with pytest.raises(NodeMissing):
+        tree.read(path)
 
 
 def test_a_tree_lets_go_of_its_files(files: Path) -> None:
