@@ -38,6 +38,7 @@ def test_every_fact_names_its_source(record: dict[str, Any]) -> None:
         level = section["confidence"].split()[0].strip(",:;")
         assert section["source"], name
         assert level in {"high", "medium", "low"}, name
+        assert level != "low" or section["assumed"], name
 
 
 def test_jetpacks_are_stated_once(profile: Profile) -> None:
