@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .errors import NodeError, SensorImplausible
 from .limits import Limits
-from .tree import Tree, read_int
+from .tree import Tree, read_int, read_ints
 
 _CPUS = "/sys/devices/system/cpu"
 _MEASURED_TOLERANCE = 0.05
@@ -19,14 +19,14 @@ class Policy:
         self._tree = tree
         self.number = number
         self.folder = f"{_CPUS}/cpufreq/policy{number}"
-        self.cpus = tuple(map(int, tree.read(f"{self.folder}/related_cpus").split()))
+        self.cpus = read_ints(tree, f"{self.folder}/related_cpus")
         self.range = Limits(tree, f"{self.folder}/scaling_min_freq", f"{self.folder}/scaling_max_freq")
         try:
-            words = tree.read(f"{self.folder}/scaling_available_frequencies").split()
+            steps_khz = read_ints(tree, f"{self.folder}/scaling_available_frequencies")
         except NodeError:
             # Thor's driver lists none.
-            words = []
-        self.steps_hz = tuple(sorted(1000 * int(word) for word in words))
+            steps_khz = ()
+        self.steps_hz = tuple(sorted(1000 * khz for khz in steps_khz))
 
     def observe_hz(self) -> int:
         """The upper limit, unless the measured clock shows another one: above it, or below the lower limit."""

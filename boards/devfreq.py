@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from .errors import NodeError
+from .errors import NodeError, SensorUnavailable
 from .layout import Layout
 from .limits import Limits
-from .tree import Tree, read_int
+from .tree import Tree, read_int, read_ints
 
 _CLASS = "/sys/class/devfreq"
 
@@ -34,7 +34,11 @@ class Gpu:
 
     def rescan(self) -> None:
         """Read the table, and the limits as they stand at rest."""
-        self._steps = tuple(sorted(map(int, self._tree.read(f"{self.folder}/available_frequencies").split())))
+        path = f"{self.folder}/available_frequencies"
+        steps = tuple(sorted(read_ints(self._tree, path)))
+        if not steps:
+            raise SensorUnavailable(path, "lists no frequencies")
+        self._steps = steps
         self.range.rescan()
 
     def frequencies(self) -> tuple[int, ...]:

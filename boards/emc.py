@@ -32,8 +32,8 @@ class Emc:
         """Knob name -> file of every switch that belongs to a lock."""
         self.proven = layout.emc_lockable_hz is not None
         """Whether all rates are known to hold."""
-        lowest, highest = (read_int(tree, f"{folder}/{name}") for name in ("min_rate", "max_rate"))
-        self._rates = tuple(rate for rate in self._candidates() if lowest <= rate <= highest)
+        lowest, self.top_hz = (read_int(tree, f"{folder}/{name}") for name in ("min_rate", "max_rate"))
+        self._rates = tuple(rate for rate in self._candidates() if lowest <= rate <= self.top_hz)
         self._cap_hz = _TOP_HZ
 
     @classmethod

@@ -79,7 +79,7 @@ def _emc(parts: Parts, originals: Knobs) -> Knobs:
     """Without a lock of somebody else's the rate goes to the top before the firmware gets it back: never left low."""
     if parts.emc is None:
         return {}
-    top, rate = parts.emc.frequencies()[-1], originals.get(_RATE, 0)
+    top, rate = parts.emc.top_hz, originals.get(_RATE, 0)
     locked = originals.get(_LOCKED) == 1 and 0 < rate <= top
     values = {_RATE: rate if locked else top, _LOCKED: int(locked), _STATE: int(originals.get(_STATE) != 0)}
     values[_HALT] = int(originals.get(_HALT) == 1)

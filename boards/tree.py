@@ -170,3 +170,12 @@ def read_int(tree: Tree, path: str) -> int:
         return int(text.partition("\n")[0])
     except ValueError as error:
         raise SensorImplausible(path, f"expected a whole number, found {text[:40]!r}") from error
+
+
+def read_ints(tree: Tree, path: str) -> tuple[int, ...]:
+    """The whole numbers of a kernel file, in its order; raises `SensorImplausible` if anything else stands there."""
+    text = tree.read(path)
+    try:
+        return tuple(map(int, text.split()))
+    except ValueError as error:
+        raise SensorImplausible(path, f"expected whole numbers, found {text[:40]!r}") from error

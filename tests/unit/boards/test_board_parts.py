@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from boards.archive import export
 from boards.clocks import ClockPoint
 from boards.discover import open_jetson
 from boards.errors import (
+    BoardError,
     KnobDenied,
     KnobRefused,
     NodeError,
@@ -278,3 +281,55 @@ def test_a_tick_reads_few_files(tmp_path: Path, time: VirtualTime) -> None:
         look()
         counts.append(tree.reads)
     assert counts == [14, 11, 8]
+
+
+@pytest.mark.parametrize("name", ["virtual:tx2@4", "virtual:xavier-nx@5", "virtual:agx-orin@6", "virtual:agx-thor@7"])
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_stays_behind_whatever_went_wrong(time: VirtualTime, name: str, seed: int) -> None:
+    """Requests that fail half-way, are ignored, clamped, refused or lose their part: once the faults are gone, one
+    restore puts every knob file back."""
+    board, generator = VirtualBoard(name, time.clock, time.sleep), random.Random(seed)
+    originals, whole, failed = board.read_knobs(), board.table, 0
+    for _ in range(60):
+        kind = generator.choice(("ignored", "clamped", "denied", "busy", "missing"))
+        board.faults = Faults(**{kind: frozenset(generator.sample(sorted(OF_KNOB), generator.randrange(3)))})
+        values = {knob: generator.choice(steps) for knob in OF_KNOB if (steps := getattr(board.table, knob))}
+        try:
+            failed += not board.request(ClockPoint(**values)).honoured
+        except BoardError:
+            failed += 1
+        if generator.random() < 0.2:
+            with contextlib.suppress(NotRestored):
+                board.restore(originals)
+        if generator.random() < 0.3:
+            board.rescan()
+    assert failed > 10
+    board.faults = Faults()
+    board.rescan()
+    board.restore(originals)
+    board.rescan()
+    assert board.read_knobs() == originals
+    assert (board.table.gpu_hz, board.table.cpu_hz, board.table.cores) == (whole.gpu_hz, whole.cpu_hz, whole.cores)
+
+
+@pytest.mark.parametrize("text", ["", "fast slow", "306000000 x"])
+def test_a_table_that_is_none_is_a_missing_part(files: Path, text: str) -> None:
+    """A GPU without steps, or with steps that are no numbers, offers nothing; the rest of the board works."""
+    (files / "sys/class/devfreq/17000000.gpu/available_frequencies").write_text(text)
+    board = open_jetson(files)
+    assert board.missing == ("gpu",)
+    assert board.table.gpu_hz == ()
+    assert board.table.emc_hz
+
+
+def test_a_lock_of_somebody_elses_is_put_back(files: Path, time: VirtualTime) -> None:
+    """Memory that jetson_clocks had locked before us is locked again after us, at its rate."""
+    emc = files / "sys/kernel/debug/bpmp/debug/clk/emc"
+    (emc / "mrq_rate_locked").write_text("1\n")
+    (emc / "rate").write_text("2133000000\n")
+    board = open_jetson(files, time.clock, time.sleep)
+    originals = board.read_knobs()
+    assert originals["emc.rate"] == 2_133_000_000
+    assert board.request(ClockPoint(emc_hz=204_000_000)).honoured
+    board.restore(originals)
+    assert board.read_knobs() == originals
