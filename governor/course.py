@@ -137,7 +137,7 @@ class Course:
             self._finish(TrialRecord(point, Invalid(reason)))
 
     def _hold_best(self, best: Best | None) -> None:
-        self._status.best = best
+        self._status.best, self._status.nothing_to_tune = best, not self.tuning.knobs
         point = best.point if best else self.tuning.fastest()
         if best is None:
             self._requests.hold(point)

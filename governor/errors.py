@@ -6,6 +6,7 @@ GovernorError
   ClockdUnavailable   nobody answers on clockd's socket
   LeaseRefused        clockd said no, with its reason
   LeaseLost           the lease ended before it was released
+  AlreadyGoverned     another governor has this run directory
   NothingToGovern     no live model instance, or none with an objective
   ServerBusy          another server uses the run directory, or another program a port
   ServerFailed        the server ended, or did not become ready
@@ -56,6 +57,15 @@ class LeaseRefused(GovernorError):
 
 class LeaseLost(GovernorError):
     """The lease ended (expired, taken back, or clockd restarted) before it was released."""
+
+
+class AlreadyGoverned(GovernorError):
+    """Another governor has this run directory; `pid` is its process, None if it has not said so yet."""
+
+    def __init__(self, run_dir: Path, pid: int | None) -> None:
+        self.run_dir = run_dir
+        self.pid = pid
+        super().__init__(f"another governor{f' (process {pid})' if pid else ''} holds the clocks of {run_dir}")
 
 
 class NothingToGovern(GovernorError):

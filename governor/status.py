@@ -36,6 +36,8 @@ class Status:
     trials: list[TrialRecord] = field(default_factory=list)
     best: Best | None = None
     leased: bool = False
+    nothing_to_tune: bool = False
+    """Whether no knob is left, or was there, to be searched."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Knobs that the search does without, and why."""
     alarms: dict[str, str] = field(default_factory=dict)

@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from telemetry.board_page import BoardReading
+    from telemetry.rundir import RunDir
 
     from ..config import Config
     from ..loop import Governor
+    from ..points import MakeSearch
     from ..reader import PageReader
     from ..status import Status
 
 _SETTINGS = ("trials", "trial_s", "seed", "slo_s", "slo_quantile", "metrics_port", "state_dir")
+HELD = 3
+"""Leases refused because somebody else holds the clocks, with none granted before: it will not end by itself."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,17 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def handler(args: argparse.Namespace) -> int:
-    """Govern until SIGINT or SIGTERM; 1 if asked to stop when tuned and no point keeps the SLO, 2 for bad settings."""
-    import torch
+    """Govern until SIGINT or SIGTERM.
 
-    from ..client import ClockClient
-    from ..errors import ConfigInvalid
-    from ..exporter import Exporter
-    from ..loop import Governor
-    from ..reader import PageReader
-    from ..status import Phase
-    from . import DONE, NO, USAGE
-    from .progress import TrialProgress, run_dir_of
+    1 if asked to stop when tuned and no point keeps the SLO, 2 for bad settings, 3 while another has the clocks.
+    """
+    from ..errors import AlreadyGoverned, ConfigInvalid
+    from ..published import OnlyOne
+    from . import REFUSED, USAGE
+    from .progress import run_dir_of
 
     run_dir = run_dir_of(args)
     try:
@@ -64,28 +68,48 @@ def handler(args: argparse.Namespace) -> int:
     except ConfigInvalid as error:
         print(f"teg run: {error}", file=sys.stderr)
         return USAGE
-    torch.set_num_threads(1)  # the models being served need the cores more than a fit of thirty points does
+    try:
+        with OnlyOne(run_dir.root):
+            return govern(config, run_dir, exit_when_tuned=args.exit_when_tuned)
+    except AlreadyGoverned as error:
+        print(f"teg run: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"teg run: {run_dir.root} cannot be used: {error}", file=sys.stderr)
+    return REFUSED
+
+
+def govern(
+    config: Config, run_dir: RunDir, make_search: MakeSearch | None = None, *, exit_when_tuned: bool = False
+) -> int:
+    """The governor of a run directory, until a signal ends it; with a search of its own it needs no torch."""
+    from ..client import ClockClient
+    from ..loop import Governor
+    from ..points import bayesian_search
+    from ..reader import PageReader
+    from . import DONE, NO, REFUSED
+
+    if make_search is None:
+        _prepare_search()
     reader = PageReader(run_dir)
-    governor = Governor(config, ClockClient(run_dir.socket), reader)
-    exporter = Exporter(_Source(governor, reader), config.metrics_host, config.metrics_port)
+    governor = Governor(config, ClockClient(run_dir.socket), reader, make_search=make_search or bayesian_search)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    with Foreground(governor, reader, run_dir, stop, exit_when_tuned=exit_when_tuned) as foreground:
+        governor.run(stop, foreground.on_tick)
+    if foreground.refused:
+        print("teg run: another client of clockd holds the clocks; end it first", file=sys.stderr)
+        return REFUSED
+    untuned = governor.status.best is None and not foreground.nothing_to_tune
+    return NO if exit_when_tuned and untuned else DONE
 
-    with TrialProgress(config.trials) as progress:
 
-        def on_tick(status: Status) -> None:
-            exporter.poll()
-            progress.update(status)
-            if args.exit_when_tuned and status.phase is Phase.HOLDING:
-                stop.set()
+def _prepare_search() -> None:
+    """Load what the search needs before the first tick; that takes seconds, in which no tick is possible."""
+    import torch
 
-        try:
-            governor.run(stop, on_tick)
-        finally:
-            exporter.close()
-    tuned = governor.status.best is not None
-    return NO if args.exit_when_tuned and not tuned else DONE
+    importlib.import_module("governor.search")
+    torch.set_num_threads(1)  # the models being served need the cores more than a fit of thirty points does
 
 
 def config_of(args: argparse.Namespace, run_dir: Path) -> Config:
@@ -101,6 +125,59 @@ def config_of(args: argparse.Namespace, run_dir: Path) -> Config:
     if args.fresh:
         flags["fresh"] = True
     return override(config, flags)
+
+
+class Foreground:
+    """What a governor in the foreground does after each tick: metrics, progress, its standing, the watchdog's food."""
+
+    def __init__(
+        self, governor: Governor, reader: PageReader, run_dir: RunDir, stop: threading.Event, *, exit_when_tuned: bool
+    ) -> None:
+        from ..clockd.notify import Notifier
+        from ..exporter import Exporter
+        from ..published import Standing
+        from .progress import TrialProgress
+
+        config = governor.config
+        self.refused = False
+        """Whether somebody else held the clocks from the beginning."""
+        self.nothing_to_tune = False
+        self._stop = stop
+        self._exit_when_tuned = exit_when_tuned
+        self._exporter = Exporter(_Source(governor, reader), config.metrics_host, config.metrics_port)
+        self._progress = TrialProgress(config.trials)
+        self._standing = Standing(run_dir.root, time.monotonic)
+        self._notifier = Notifier(time.monotonic)
+        self._ready = self._ever_leased = False
+
+    def __enter__(self) -> Foreground:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self._notifier.stopping()
+        self._exporter.close()
+        self._standing.remove()
+        self._progress.__exit__(kind, value, trace)
+
+    def on_tick(self, status: Status) -> None:
+        """All of it comes from the tick itself: a governor that hangs shows nothing and feeds nobody."""
+        from ..status import Phase
+
+        if not self._ready:
+            self._ready = True
+            self._notifier.ready()
+        self._notifier.tick(f"{status.phase.value} {status.detail}".strip())
+        self._exporter.poll()
+        self._progress.update(status)
+        self._standing.show(status)
+        self._ever_leased |= status.leased
+        if not self._ever_leased and status.refusals["held"] >= HELD:
+            self.refused = True
+            self._stop.set()
+        if self._exit_when_tuned and status.phase is Phase.HOLDING:
+            self.nothing_to_tune = status.nothing_to_tune
+            self._stop.set()
 
 
 class _Source:

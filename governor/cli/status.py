@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +25,47 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def handler(args: argparse.Namespace) -> int:
     """Print the status; 1 if neither a board nor an instance is alive."""
+    from ..published import read_standing
     from ..reader import PageReader
     from . import DONE, NO
     from .progress import run_dir_of
 
-    reader = PageReader(run_dir_of(args))
+    run_dir = run_dir_of(args)
+    reader = PageReader(run_dir)
     try:
         snapshot = reader.read()
     finally:
         reader.close()
-    status = status_json(snapshot)
+    about = about_board(run_dir.socket) if snapshot.board else {}
+    status = status_json(snapshot, about, read_standing(run_dir.root))
     print(json.dumps(status) if args.json else status_text(status))
     return DONE if status["board"] or status["instances"] else NO
 
 
-def status_json(now: Snapshot) -> dict[str, Any]:
-    """The snapshot as a JSON object; SI units, null where nothing is known."""
+def about_board(socket: Path) -> dict[str, Any]:
+    """What clockd tells about its board beyond the page; empty if it does not talk to us."""
+    from ..client import ClockClient
+    from ..errors import ClockdUnavailable, LeaseRefused
+
+    try:
+        with ClockClient(socket) as client:
+            return client.hello()
+    except (ClockdUnavailable, LeaseRefused):
+        return {}
+
+
+def status_json(
+    now: Snapshot, about: Mapping[str, Any] | None = None, governor: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The snapshot as a JSON object, with what clockd and the governor say of themselves.
+
+    SI units, null where nothing is known.
+    """
     from boards.clocks import KNOBS
 
-    board = now.board
+    board, about = now.board, about or {}
     return {
+        "governor": governor and dict(governor),
         "board": board
         and {
             "name": board.board,
@@ -59,6 +81,12 @@ def status_json(now: Snapshot) -> dict[str, Any]:
             "lease_pid": board.lease_pid or None,
             "throttle_events": board.throttle_events,
             "foreign_changes": board.foreign_changes,
+            "brief_throttles": board.brief_throttles,
+            "power_missing_s": board.power_missing_s,
+            "zones_age_s": board.zones_age_s,
+            "physics": about.get("physics") or None,
+            "notes": list(about.get("notes", ())),
+            "reason": about.get("reason") or None,
         },
         "instances": [_instance_json(view) for view in now.instances],
     }
@@ -83,18 +111,8 @@ def _instance_json(view: InstanceView) -> dict[str, Any]:
 
 def status_text(status: dict[str, Any]) -> str:
     """The status for people."""
-    lines = []
-    if board := status["board"]:
-        kind = "virtual" if board["virtual"] else "observe-only" if board["observe_only"] else "real"
-        clocks = ", ".join(
-            f"{name.removesuffix('_hz')} {value / 1e6:g} MHz" if name.endswith("_hz") else f"{name} {value}"
-            for name, value in board["observed"].items()
-            if value is not None
-        )
-        lease = f"leased to pid {board['lease_pid']}" if board["lease_pid"] else "no lease"
-        lines += [f"{board['name']} ({kind}): {board['power_w']:.2f} W, {lease}", f"  {clocks}"]
-    else:
-        lines.append("no clockd is running here")
+    board = status["board"]
+    lines = _board_text(board) if board else ["no clockd is running here"]
     for entry in status["instances"]:
         slo = f"p{entry['slo_quantile'] * 100:g} <= {entry['slo_s'] * 1e3:g} ms" if entry["slo_s"] else "no SLO"
         batch = f"batch limit {entry['batch_limit']} of {entry['max_batch']}"
@@ -103,4 +121,28 @@ def status_text(status: dict[str, Any]) -> str:
         )
     if not status["instances"]:
         lines.append("no governed model is being served here")
+    if governor := status["governor"]:
+        lines += _governor_text(governor)
     return "\n".join(lines)
+
+
+def _board_text(board: dict[str, Any]) -> list[str]:
+    kind = "virtual" if board["virtual"] else "observe-only" if board["observe_only"] else "real"
+    kind += f", physics {board['physics']}" if board["physics"] else ""
+    clocks = ", ".join(
+        f"{name.removesuffix('_hz')} {value / 1e6:g} MHz" if name.endswith("_hz") else f"{name} {value}"
+        for name, value in board["observed"].items()
+        if value is not None
+    )
+    lease = f"leased to pid {board['lease_pid']}" if board["lease_pid"] else "no lease"
+    lines = [f"{board['name']} ({kind}): {board['power_w']:.2f} W, {lease}", f"  {clocks}"]
+    if board["reason"]:
+        lines.append(f"  observe-only: {board['reason']}")
+    return lines + [f"  note: {note}" for note in board["notes"]]
+
+
+def _governor_text(governor: dict[str, Any]) -> list[str]:
+    standing = f"{governor['phase']} {governor['detail']}".strip()
+    lines = [f"governor (pid {governor['pid']}): {standing}, {governor['trials']} trials"]
+    lines += [f"  without {knob}: {why}" for knob, why in governor["left_out"].items()]
+    return lines + [f"  ALARM {kind}: {text}" for kind, text in governor["alarms"].items()]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from device import info
 
 from governor.cli import DONE, NO, USAGE, main
 from governor.cli.status import status_json, status_text
+from governor.errors import AlreadyGoverned
+from governor.published import EVERY_S, LOCK, STANDING, OnlyOne, Standing, read_standing, standing_of
 from governor.reader import InstanceView, Snapshot
+from governor.status import Phase, Status
 from telemetry.board_page import BoardPage, BoardReading
 from telemetry.instance_page import Counter, InstancePage, Knobs
 from telemetry.rundir import RunDir
@@ -46,7 +50,7 @@ def test_the_json_is_si_units_and_null_for_the_unknown() -> None:
 
 def test_nothing_alive_is_null_and_empty() -> None:
     """No board, no instance: no made-up figure."""
-    assert status_json(Snapshot(0, None, ())) == {"board": None, "instances": []}
+    assert status_json(Snapshot(0, None, ())) == {"governor": None, "board": None, "instances": []}
 
 
 def test_the_text_says_virtual_leased_and_limits() -> None:
@@ -56,14 +60,63 @@ def test_the_text_says_virtual_leased_and_limits() -> None:
     assert "gpu 612 MHz" in text
     assert "cores 12" in text
     assert "resnet18_0_0: 90 requests, 2 in flight, batch limit 4 of 8, p95 <= 50 ms" in text
-    empty = status_text({"board": None, "instances": []})
+    empty = status_text({"governor": None, "board": None, "instances": []})
     assert empty == "no clockd is running here\nno governed model is being served here"
+
+
+def test_the_text_says_what_is_assumed_left_out_and_alarming() -> None:
+    """Physics and notes as clockd tells them; of the governor its phase, knobs left out and alarms."""
+    standing = standing_of(
+        Status(Phase.COOLING, "", left_out={"emc_hz": "denied"}, alarms={"clocks": "they do not follow"})
+    )
+    about = {"physics": "assumed", "notes": ["no EMC lock"], "reason": ""}
+    text = status_text(json.loads(json.dumps(status_json(Snapshot(0, BOARD, (VIEW,)), about, standing))))
+    assert "virtual:agx-orin (virtual, physics assumed): 17.75 W" in text
+    assert "  note: no EMC lock\n" in text
+    assert f"governor (pid {os.getpid()}): cooling, 0 trials\n  without emc_hz: denied\n" in text
+    assert text.endswith("  ALARM clocks: they do not follow")
+
+
+def test_a_governor_shows_where_it_stands(tmp_path: Path) -> None:
+    """At once, then when something changed and a second has passed; nothing of one that has gone."""
+    now_s, status = 0.0, Status()
+    standing = Standing(tmp_path, lambda: now_s)
+    assert read_standing(tmp_path) is None
+    standing.show(status)
+    status.alarms["blind"] = "no temperature can be read"
+    standing.show(status)
+    assert (read_standing(tmp_path) or {})["alarms"] == {}
+    now_s = EVERY_S
+    standing.show(status)
+    shown = read_standing(tmp_path) or {}
+    assert (shown["alarms"], shown["pid"]) == (status.alarms, os.getpid())
+    (tmp_path / STANDING).write_text(json.dumps(shown | {"pid": 2**22 + 1}))
+    assert read_standing(tmp_path) is None
+    standing.remove()
+    standing.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_standing_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged."""
+    Standing(tmp_path / "nowhere", lambda: 0.0).show(Status())
+    assert "was not written" in caplog.text
+
+
+def test_one_run_directory_has_one_governor(tmp_path: Path) -> None:
+    """A second one is told who is there; when the first has gone it may."""
+    with OnlyOne(tmp_path / "run"):
+        Standing(tmp_path / "run", lambda: 0.0).show(Status())
+        with pytest.raises(AlreadyGoverned, match=str(os.getpid())), OnlyOne(tmp_path / "run"):
+            raise AssertionError("two governors")
+    with OnlyOne(tmp_path / "run"), OnlyOne(tmp_path / "other"):
+        assert (tmp_path / "run" / LOCK).exists()
 
 
 def test_the_verb_reads_live_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` prints one object; the exit code says whether anything is alive."""
     assert main(["status", "--json", "--run-dir", str(tmp_path)]) == NO
-    assert json.loads(capsys.readouterr().out) == {"board": None, "instances": []}
+    assert json.loads(capsys.readouterr().out) == {"governor": None, "board": None, "instances": []}
     run_dir = RunDir(tmp_path)
     run_dir.make()
     board, instance = BoardPage.create(run_dir.board_page), InstancePage.create(run_dir.instance_page("resnet18_0_0"))
