@@ -14,6 +14,7 @@ from governor.errors import GovernorError
 
 from .record import Tally
 from .stage import CPU, EMC, GPU, Stage, points, stage, until
+from .writes import counted_faults
 from .zygote import Zygote
 
 ABSENT_WITHIN_S = 5.0
@@ -108,4 +109,4 @@ def _comes_back(tally: Tally, made: Stage, part: Part, node: Path, before: Clock
 def _counted(made: Stage) -> bool:
     with made.client() as client:
         status = client.status()
-    return any(value for key, value in status.items() if key.endswith("faults") and isinstance(value, int))
+    return counted_faults(status) > 0

@@ -19,6 +19,8 @@ ROWS = {
         Row("1", "sysfs write EPERM or EACCES", 100, "writes:denied"),
         Row("2", "EBUSY or EAGAIN, once and lasting", 100, "writes:busy"),
         Row("5", "short write", 50, "writes:short"),
+        Row("16", "governor hangs", 50, "governors:hung"),
+        Row("14", "governor killed at any instant", 400, "governors:killed", real=400, thin=20),
         Row("15", "clockd killed at any instant", 236, "kills:clockd_killed", real=236, thin=11),
     )
 }
