@@ -144,6 +144,8 @@ class Course:
         elif (reason := self._requests.attempt(point)) is not None:
             self._not_held(reason)
             return
+        else:
+            self._requests.followed()
         self.tuning.history.note("hold", self._clock(), point=point, feasible=best is not None)
         self._demand.mark()
         self._enter(Phase.HOLDING, self._config.slo_window_s)
@@ -194,7 +196,7 @@ class Course:
     def _not_held(self, reason: str) -> None:
         """The best point could not be had; it is asked for again after the cool-down."""
         if reason == LATER:
-            self._enter(Phase.COOLING, LATER_S)
+            self._enter(Phase.COOLING, self._config.cooldown_s)
             return
         self._status.fault(reason, f"the best point cannot be held: {self._status.best}")
         if self._requests.enough(reason):

@@ -70,9 +70,12 @@ class Requests:
             if error.reason not in ("board", "not_offered", *POSTPONED):
                 raise
             self._status.point = {}
-            cause = error.cause or "refused"
-            self._status.failures[cause, error.knob] += 1
-            self._status.fault(cause, f"clocks left free: {error}")
+            if error.reason == "board":
+                cause = error.cause or "refused"
+                self._status.failures[cause, error.knob] += 1
+                self._status.fault(cause, f"clocks left free: {error}")
+            else:
+                self._status.refusals[error.reason] += 1
 
     def followed(self) -> None:
         """The clocks were as asked for through a whole trial."""

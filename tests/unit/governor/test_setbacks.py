@@ -337,7 +337,8 @@ def test_an_observe_only_board_is_watched(tmp_path: Path) -> None:
         assert world.board.writes == 0
         assert not device.outcomes
         assert not device.status.faults
-        assert "batch" in device.status.left_out
+        assert device.status.left_out == {"batch": "no_power"}
+        assert device.status.nothing_to_tune
 
 
 def test_the_simulated_board_refuses_as_clockd_does() -> None:
