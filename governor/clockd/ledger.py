@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from boards.errors import KnobNotRestored, NoBoard, NotRestored
+from boards.errors import BoardError, KnobNotRestored, NoBoard, NotRestored
 from telemetry.durable import decode, encode, quarantine, replace, sync_folder
 
 log = logging.getLogger("teg.clockd")
@@ -96,7 +96,7 @@ class ClockLedger:
             if board is None or (remembered and remembered.board != self.board):
                 raise NoBoard(f"clocks of board {remembered.board if remembered else 'unknown'} wait to be restored")
             originals = remembered.originals if remembered else {}
-            board.restore(originals, keep)
+            board.restore(originals, keep | self.settled(board))
             if gone := originals.keys() - keep - board.read_knobs().keys():
                 raise NotRestored(tuple(KnobNotRestored(knob, originals[knob], None) for knob in sorted(gone)))
         if remembered is None:
@@ -105,6 +105,17 @@ class ClockLedger:
             self.path.unlink()
             sync_folder(self.path.parent)
         return not void
+
+    def settled(self, board: Restorable) -> frozenset[str]:
+        """Knob files that read as remembered; they are not written again: one that refuses may never have moved."""
+        remembered = self.read() if self.pending() else None
+        originals = remembered.originals if remembered else {}
+        try:
+            now = board.read_knobs()
+        except BoardError as error:
+            log.warning("knobs not read: %s", error)
+            return frozenset()
+        return frozenset(name for name, value in originals.items() if now.get(name) == value)
 
     def damaged(self) -> int:
         """How many damaged ledgers were set aside."""

@@ -39,19 +39,20 @@ class Notifier:
         if self._feed_s and self._clock() - self._fed_s >= self._feed_s:
             self._fed_s = self._clock()
             self._send("WATCHDOG=1")
-        if status != self._status:
+        if status != self._status and self._send(f"STATUS={status}"):
             self._status = status
-            self._send(f"STATUS={status}")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str) -> bool:
         if not self._address:
-            return
+            return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as out:
                 out.sendto(message.encode(), self._address)
         except OSError as error:
             # The clocks matter more than who watches us; without its food the watchdog will say so itself.
             log.debug("not told to systemd: %s", error)
+            return False
+        return True
 
 
 def _address(name: str) -> str:

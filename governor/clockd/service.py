@@ -116,9 +116,8 @@ class Clockd:
         if self.board is not None and now_s - self._scanned_s >= RESCAN_S:
             self._rescan(self.board)
         self._publish(now_s)
-        self._notifier.tick(
-            f"leased to process {self.lease.pid}" if self.lease else self._not_restored or "clocks free"
-        )
+        free = self._not_restored and f"clocks not restored: {self._not_restored}"
+        self._notifier.tick(f"clocks leased to process {self.lease.pid}" if self.lease else free or "clocks free")
 
     def close(self) -> bool:
         """Restore the clocks and let go of pages; whether everything is as it was."""
@@ -209,15 +208,10 @@ class Clockd:
             self._not_restored = str(error)
             failures = error.failures if isinstance(error, NotRestored) else (error,)
             self._waits_for_missing = all(cause_of(failure) == "missing" for failure in failures)
-            self._keep |= self._settled()
+            # Who changes a clock that is back already, while others are still waited for, means it.
+            self._keep |= self._ledger.settled(self.board) if self.board else frozenset()
         else:
             self._not_restored, self._waits_for_missing, self._keep = "", False, frozenset()
-
-    def _settled(self) -> frozenset[str]:
-        """Knob files that are back already: who changes one while others are still waited for means it."""
-        remembered = self._ledger.read()
-        originals = remembered.originals if remembered else {}
-        return frozenset(name for name, value in self._read_knobs().items() if originals.get(name) == value)
 
     def _watch(self) -> None:
         """End the lease if somebody else has written to its knobs; heat, which moves them too, raises an alert."""

@@ -278,6 +278,121 @@ def test_clocks_that_cannot_go_back_are_exit_code_4(tmp_path: Path, run_dir: Run
     assert open_board("auto", root).observe().gpu_hz == 1_300_500_000
 
 
+def test_a_foreign_write_is_kept_and_the_rest_goes_back(tmp_path: Path, run_dir: RunDir) -> None:
+    """nvpmodel, or a hand in a shell, writes a leased knob: within a few ticks the lease is over and theirs stays."""
+    root = unpack(ARCHIVE.read_text(), tmp_path / "board")
+    before = open_board("auto", root).read_knobs()
+    with clockd(run_dir, "--root", str(root)), ClockClient(run_dir.socket, DEADLINE_S) as client:
+        assert client.lease(LOW, 5.0).honoured
+        knob = root / "sys/class/devfreq/17000000.gpu/max_freq"
+        knob.write_text("918000000\n")
+        until(lambda: reading(run_dir).foreign_changes == 1, "the change is seen")
+        until(lambda: client.status()["restore_pending"] is False, "the rest goes back")
+        with pytest.raises(LeaseLost):
+            client.renew(1.0)
+        assert open_board("auto", root).read_knobs() == before | {"gpu.max_freq": 918_000_000}
+
+
+def test_faults_of_a_virtual_board_follow_their_file(tmp_path: Path, run_dir: RunDir) -> None:
+    """What the file says goes wrong, from when it says so until it is gone; nonsense changes nothing."""
+    faults = tmp_path / "faults.json"
+    arguments = ("--board", "virtual:agx-orin", "--faults", str(faults))
+    with clockd(run_dir, *arguments), ClockClient(run_dir.socket, DEADLINE_S) as client:
+        assert client.lease(LOW, 1.0).honoured
+        client.release()
+        faults.write_text('{"sensor": "negative", "denied": ["emc_hz"]}')
+        until(lambda: client.status()["sensor_faults"].get("power", 0) > 0, "the faults begin")
+        faults.write_text("{")
+        counted = client.status()["sensor_faults"]["power"]
+        until(lambda: client.status()["sensor_faults"]["power"] > counted + 3, "the faults go on")
+        with pytest.raises(LeaseRefused) as refused:
+            client.lease(LOW, 1.0)
+        assert (refused.value.reason, refused.value.cause, refused.value.knob) == ("board", "denied", "emc_hz")
+        assert client.status()["board_faults"] == {"denied": 1}
+        faults.unlink()
+        joules = client.status()["energy_j"]
+        until(lambda: client.status()["energy_j"] > joules, "the faults end")
+        assert client.lease(LOW, 1.0).honoured
+
+
+def test_systemd_is_told(run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready once the page is there, fed while it samples, told who holds the clocks, and when it ends."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(DEADLINE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        with clockd(run_dir, "--board", "virtual:agx-orin") as process:
+            assert systemd.recv(4096) == b"READY=1"
+            heard = [systemd.recv(4096) for _ in range(6)]
+            assert heard.count(b"WATCHDOG=1") >= 5
+            with ClockClient(run_dir.socket, DEADLINE_S) as client:
+                client.lease(LOW, 2.0)
+                wanted = f"STATUS=clocks leased to process {os.getpid()}".encode()
+                until(lambda: systemd.recv(4096) == wanted, "the status")
+            process.send_signal(signal.SIGTERM)
+            until(lambda: systemd.recv(4096) == b"STOPPING=1", "the end")
+            assert process.wait(DEADLINE_S) == 0
+
+
+def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`teg` on nothing but the standard library: no site-packages, no environment, nobody's configuration."""
+    program = f"import sys; sys.path.insert(0, {str(ARCHIVE.parents[2])!r}); {TEG}"
+    command = [sys.executable, "-I", "-S", "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+def test_restore_needs_nothing(tmp_path: Path) -> None:
+    """Where nothing was ever run there is nothing to do, and nothing is made; it takes no library but Python's own."""
+    done = bare("restore", "--root", str(tmp_path), "--run-dir", str(tmp_path / "run"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_restore_without_a_ledger_gives_the_whole_range_if_asked(tmp_path: Path) -> None:
+    """The second line: whoever lost the ledger gets a board that is limited by nothing and locked by nobody."""
+    root = unpack(ARCHIVE.read_text(), tmp_path / "board")
+    open_board("auto", root).request(LOW)
+    arguments = ("restore", "--root", str(root), "--run-dir", str(tmp_path / "run"))
+    assert bare(*arguments).returncode == 0
+    assert open_board("auto", root).observe() == LOW
+    done = bare(*arguments, "--to-board-range")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert open_board("auto", root).observe() == HIGH
+    assert open_board("auto", root).read_knobs()["emc.mrq_rate_locked"] == 0
+
+
+def test_a_knob_that_does_not_go_back_is_exit_code_4(tmp_path: Path, run_dir: RunDir) -> None:
+    """`teg restore` names it, keeps the ledger, and puts everything else back."""
+    root = unpack(ARCHIVE.read_text(), tmp_path / "board")
+    with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
+        client.lease(LOW, 5.0)
+        process.kill()
+        process.wait(DEADLINE_S)
+    knob = root / "sys/class/devfreq/17000000.gpu/max_freq"
+    real = knob.resolve()
+    real.rename(real.with_name("gone"))
+    done = bare("restore", "--root", str(root), "--run-dir", str(run_dir.root))
+    assert done.returncode == 4
+    assert "max_freq" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert open_board("auto", root).observe().cores == 12
+    real.with_name("gone").rename(real)
+    assert bare("restore", "--root", str(root), "--run-dir", str(run_dir.root)).returncode == 0
+    assert open_board("auto", root).observe() == HIGH
+    assert not (run_dir.root / "clocks.ledger").exists()
+
+
+def test_one_ledger_one_daemon(tmp_path: Path) -> None:
+    """Two run directories over one ledger would be two daemons on one board: the second exits with 3."""
+    state = str(tmp_path / "state")
+    first, second = RunDir(tmp_path / "first"), RunDir(tmp_path / "second")
+    with clockd(first, "--board", "virtual:agx-orin", "--state-dir", state):
+        process = start(second, "--board", "virtual:agx-orin", "--state-dir", state)
+        assert process.wait(DEADLINE_S) == 3, reaped(process)
+        reaped(process)
+
+
 def test_a_second_clockd_is_refused_and_the_first_unharmed(run_dir: RunDir, client: ClockClient) -> None:
     """A live socket is never taken over: exit code 3, and `teg restore` beside a live clockd too."""
     client.lease(LOW, 5.0)
@@ -328,7 +443,16 @@ def test_nobody_there_is_said_so(run_dir: RunDir) -> None:
     assert unavailable.value.socket == run_dir.socket
 
 
-@pytest.mark.parametrize("arguments", [("--workload", "mine"), ("--workload", "mine=/nonexistent"), ("--rate-hz", "0")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--workload", "mine"),
+        ("--workload", "mine=/nonexistent"),
+        ("--rate-hz", "0"),
+        ("--power-limit-w", "200"),
+        ("--board", "auto", "--faults", "/nonexistent"),
+    ],
+)
 def test_wrong_arguments_are_usage_errors(run_dir: RunDir, arguments: tuple[str, ...]) -> None:
     """What cannot be is refused with exit code 2 before anything is opened."""
     process = start(run_dir, "--board", "virtual:agx-orin", *arguments)
@@ -339,7 +463,7 @@ def test_wrong_arguments_are_usage_errors(run_dir: RunDir, arguments: tuple[str,
 
 
 def test_the_daemon_is_small(run_dir: RunDir, virtual: subprocess.Popen[str]) -> None:
-    """Standard library only: below 24 MB with the virtual board and its physics in it."""
+    """Standard library only: below 20 MB on a board of files, below 24 MB with a virtual board and its physics."""
     until(lambda: reading(run_dir).energy_j > 0, "a few samples")
     status = Path(f"/proc/{virtual.pid}/status").read_text()
     resident_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))

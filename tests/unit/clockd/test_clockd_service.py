@@ -249,8 +249,7 @@ def test_an_unknown_original_gets_the_boards_own_range(desk: Desk) -> None:
     record = {"format": 1, "boot": "this-boot", "board": "auto", "originals": originals}
     desk.ledger.path.write_bytes(encode(record))
     assert desk.ledger.restore(desk.board)
-    own_range = {"policy0.scaling_min_freq": 115_200}
-    assert desk.board.read_knobs() == desk.originals | own_range | {"cpu5.online": 0}
+    assert desk.board.read_knobs() == desk.originals | {"cpu5.online": 0}
 
 
 def test_the_ledger_of_another_board_is_left_alone(desk: Desk) -> None:
@@ -377,6 +376,17 @@ def test_a_request_that_fails_says_why_and_leaves_nothing(desk: Desk, knob: str,
     assert desk.restored()
     assert not desk.ledger.pending()
     assert desk.lease()["ok"]
+
+
+@pytest.mark.parametrize("knob", ["emc_hz", "gpu_hz", "cores"])
+def test_a_knob_that_is_denied_for_good_blocks_no_other(desk: Desk, knob: str) -> None:
+    """It never moved, so everything is as it was: what asks for the other knobs alone gets its lease."""
+    desk.board.faults = Faults(denied=frozenset({knob}))
+    for _ in range(3):
+        assert desk.lease()["cause"] == "denied"
+        assert not desk.ledger.pending()
+        assert desk.restored()
+    assert desk.lease({name: value for name, value in LOW.items() if not knob.startswith(name[:3])})["ok"]
 
 
 def test_a_part_that_goes_takes_nothing_with_it(desk: Desk) -> None:
