@@ -21,6 +21,8 @@ class Gpu:
         self.folder = folder
         self.range = Limits(tree, f"{folder}/min_freq", f"{folder}/max_freq")
         self._steps: tuple[int, ...] = ()
+        self._clock_path = f"{folder}/cur_freq"
+        self._clocked = True
 
     @classmethod
     def find(cls, tree: Tree, layout: Layout) -> Gpu | None:
@@ -39,6 +41,7 @@ class Gpu:
         if not steps:
             raise SensorUnavailable(path, "lists no frequencies")
         self._steps = steps
+        self._clocked = self._tree.exists(self._clock_path)
         self.range.rescan()
 
     def frequencies(self) -> tuple[int, ...]:
@@ -61,8 +64,10 @@ class Gpu:
     def observe(self) -> tuple[int, int]:
         """Lower and upper limit, corrected by the clock itself: one outside its limits gives the lie to the nearer."""
         lowest, highest = self.limits()
+        if not self._clocked:
+            return lowest, highest
         try:
-            current = read_int(self._tree, f"{self.folder}/cur_freq")
+            current = read_int(self._tree, self._clock_path)
         except NodeError:
             return lowest, highest
         if current > highest:

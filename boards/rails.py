@@ -40,7 +40,10 @@ class Rails:
         self._ceiling_w = layout.ceiling_w
         self.channels = channels
         self.module = layout.module_rails
-        windows = [channel.window_s for channel in channels if channel.label in self.module]
+        self._counted = [channel for channel in channels if channel.label in self.module]
+        self._others = [channel for channel in channels if channel.label not in self.module]
+        self._others_w: dict[str, float] = {}
+        windows = [channel.window_s for channel in self._counted]
         self.window_assumed = not windows or None in windows
         stated = [window for window in windows if window is not None]
         self.window_s = max([*stated, layout.window_s] if self.window_assumed else stated)
@@ -55,20 +58,21 @@ class Rails:
         there = {channel.label for channel in self.channels}
         return tuple(label for label in self.module if label not in there)
 
-    def read(self) -> dict[str, float]:
-        """Watts per rail.
+    def read(self, *, everything: bool = True) -> dict[str, float]:
+        """Watts per rail; without `everything` those outside the module as they were last.
 
         A rail of the module that cannot be read raises: `SensorImplausible` where the value cannot be true,
         `SensorUnavailable` where there is none. Any other is left out.
         """
-        watts = {}
-        for channel in self.channels:
-            try:
-                watts[channel.label] = self._watts(channel)
-            except NodeError:
-                if channel.label in self.module:
-                    raise
-        return watts
+        watts = {channel.label: self._watts(channel) for channel in self._counted}
+        if everything:
+            self._others_w = {}
+            for channel in self._others:
+                try:
+                    self._others_w[channel.label] = self._watts(channel)
+                except NodeError:
+                    continue
+        return watts | self._others_w
 
     def module_w(self, rails: dict[str, float]) -> float:
         """Watts of the whole module; raises `SensorUnavailable` if a rail is missing, `SensorImplausible` as `read`."""

@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 
 from .errors import KnobRefused, SensorImplausible, node_error
 
-_LONGEST = 16384
-"""More than any file read here has: a sysfs file ends at 4096, the longest table in debugfs is far below."""
+_PAGE = 4096
+"""A sysfs file ends there."""
+_LONGEST = 65536
+"""More than any table in debugfs has."""
 
 
 class Tree(Protocol):
@@ -59,12 +61,13 @@ class SysfsTree:
 
     def read(self, path: str) -> str:
         """The file's text. By descriptor: buffered text input turns EAGAIN from a gated sensor into a TypeError."""
-        try:
-            raw = self._read_kept(path)
-            if raw is None:
+        kept = self._kept.get(path)
+        raw = b"" if kept is None else self._read_kept(path, *kept)
+        if not raw:
+            try:
                 raw = self._read_anew(path)
-        except OSError as error:
-            raise node_error(path, error) from error
+            except OSError as error:
+                raise node_error(path, error) from error
         return raw.decode("utf-8", "replace").rstrip(" \t\r\n\0")
 
     def write(self, path: str, text: str) -> None:
@@ -100,23 +103,21 @@ class SysfsTree:
     def __del__(self) -> None:
         self.close()
 
-    def _read_kept(self, path: str) -> bytes | None:
-        """What a kept descriptor reads from the start, None where none is or it is of no more use.
+    def _read_kept(self, path: str, descriptor: int, plain: bool) -> bytes:
+        """What a kept file reads from the start, nothing where it is of no more use.
 
         The kernel's files answer ENODEV or EIO when their device has gone; a plain file that was replaced has no name
-        left. Whatever else fails is asked once more by path, whose error then counts.
+        left. Whatever else fails, or is longer than a page, is asked once more by path: what that says counts.
         """
-        kept = self._kept.get(path)
-        if kept is None:
-            return None
-        raw = None
+        raw = b""
         try:
-            if not kept.plain or os.fstat(kept.descriptor).st_nlink:
-                raw = os.pread(kept.descriptor, _LONGEST, 0)
+            if not plain or os.fstat(descriptor).st_nlink:
+                raw = os.pread(descriptor, _PAGE, 0)
         except OSError:
-            raw = None
-        if raw is None:
+            raw = b""
+        if not 0 < len(raw) < _PAGE:
             os.close(self._kept.pop(path).descriptor)
+            return b""
         return raw
 
     def _read_anew(self, path: str) -> bytes:
