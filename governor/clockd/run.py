@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from boards.clocks import Board
 from boards.discover import open_board
 from boards.errors import NoBoard
-from boards.physics import Workload
-from boards.virtual import VirtualBoard
 from telemetry.board_page import BoardPage
 from telemetry.rundir import RunDir
 
@@ -24,7 +22,11 @@ from .peers import SocketTaken, listen
 from .recovery import DONE, NOT_RESTORED, REFUSED, USAGE, ledger_of
 from .server import Server
 from .service import Clockd
-from .virtual_load import FaultFile, LoadedBoard, VirtualLoad
+
+if TYPE_CHECKING:
+    from boards.physics import Workload
+
+    from .virtual_load import VirtualLoad
 
 log = logging.getLogger("teg.clockd")
 
@@ -89,12 +91,19 @@ def _open(settings: Settings) -> tuple[Board | None, str]:
         return None, str(error)
 
 
-def _load(settings: Settings, board: object) -> VirtualLoad | None:
-    """What drives a virtual board."""
-    if not isinstance(board, LoadedBoard):
+def _load(settings: Settings, board: Board | None) -> VirtualLoad | None:
+    """What drives a virtual board; a real one needs nothing of the kind, nor the memory of its code."""
+    if board is None or not board.virtual:
         return None
-    faults = FaultFile(settings.faults, board) if settings.faults and isinstance(board, VirtualBoard) else None
-    return VirtualLoad(board, settings.run_dir, faults)
+    from boards.virtual import VirtualBoard
+
+    from .virtual_load import FaultFile, LoadedBoard, VirtualLoad
+
+    driven: object = board
+    if not isinstance(driven, LoadedBoard):
+        return None
+    faults = FaultFile(settings.faults, driven) if settings.faults and isinstance(driven, VirtualBoard) else None
+    return VirtualLoad(driven, settings.run_dir, faults)
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from boards.clocks import Board, ClockPoint
 from boards.errors import BoardError, NodeError, NotOffered, NotRestored
@@ -30,7 +31,9 @@ from .protocol import (
     table_record,
 )
 from .sampler import Sampler
-from .virtual_load import VirtualLoad
+
+if TYPE_CHECKING:
+    from .virtual_load import VirtualLoad
 
 log = logging.getLogger("teg.clockd")
 
