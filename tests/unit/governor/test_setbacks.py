@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from device import TICK_S, config, rehearsed, simulation
 
 from boards.clocks import KNOBS, ClockPoint
 from governor.errors import LeaseRefused
+from governor.in_turn import InTurn
+from governor.loop import Governor
 from governor.setbacks import LONGEST_S, Backoff
 from governor.simulated_board import TABLE
 from governor.status import Phase
@@ -351,3 +355,32 @@ def test_the_simulated_board_refuses_as_clockd_does() -> None:
     assert (caught.value.reason, caught.value.cause, caught.value.knob) == ("board", "busy", "cpu_hz")
     assert not world.board.leased
     assert world.board.lease(ClockPoint(gpu_hz=306_000_000), 3.0).honoured
+
+
+def test_ticks_go_on_while_the_search_thinks(tmp_path: Path) -> None:
+    """However long it takes, the lease is renewed; its proposal is tried once it is there."""
+    thought = threading.Event()
+
+    class Slow(InTurn):
+        def ask(self) -> dict[str, float] | None:
+            if self.told:
+                thought.wait(30)
+            return super().ask()
+
+    world, settings = simulation(), config(tmp_path, trials=2)
+    with ThreadPoolExecutor(1) as executor:
+        governor = Governor(settings, world.board, world, world.clock, executor, Slow)
+        ticks = 0
+        while not (governor.status.trials and world.now_s > 1100.0):
+            world.step(TICK_S)
+            governor.tick()
+            # the first thoughts take no time, but they are another thread's
+            ticks += governor.status.phase is Phase.PROPOSING
+        assert governor.status.phase is Phase.PROPOSING
+        assert ticks > 300
+        assert world.board.leased
+        thought.set()
+        executor.submit(lambda: None).result()
+        governor.tick()
+        assert governor.status.phase is Phase.SETTLING
+        governor.close()
