@@ -8,6 +8,7 @@ Counters only grow, so anybody may difference them. The joules of an interval ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from .pages import HEADER_WORDS, WORD, Page, Record, fixed, text
 
@@ -89,9 +90,18 @@ class BoardPage(Page):
         return replace(reading, rails_w=_unpack(rails), zones_celsius=_unpack(zones))
 
 
-def _pack(values: dict[str, float], slots: int) -> tuple[bytes | float, ...]:
-    pairs = [*list(values.items())[:slots], *[("", 0.0)] * (slots - len(values))]
-    return tuple(part for name, value in pairs for part in (fixed(name, 16), value))
+def _pack(values: dict[str, float], slots: int) -> list[bytes | float]:
+    flat: list[bytes | float] = [b"", 0.0] * slots
+    used = min(len(values), slots)
+    flat[0 : 2 * used : 2] = _names(tuple(values)[:used])
+    flat[1 : 2 * used : 2] = tuple(values.values())[:used]
+    return flat
+
+
+@lru_cache(maxsize=16)
+def _names(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Names as their fields hold them: a board's are the same at every sample."""
+    return tuple(fixed(name, 16) for name in names)
 
 
 def _unpack(flat: tuple[bytes | float, ...]) -> dict[str, float]:

@@ -95,14 +95,12 @@ def _load(settings: Settings, board: Board | None) -> VirtualLoad | None:
     """What drives a virtual board; a real one needs nothing of the kind, nor the memory of its code."""
     if board is None or not board.virtual:
         return None
-    from boards.virtual import VirtualBoard
-
     from .virtual_load import FaultFile, LoadedBoard, VirtualLoad
 
     driven: object = board
     if not isinstance(driven, LoadedBoard):
         return None
-    faults = FaultFile(settings.faults, driven) if settings.faults and isinstance(driven, VirtualBoard) else None
+    faults = FaultFile(settings.faults, driven) if settings.faults else None
     return VirtualLoad(driven, settings.run_dir, faults)
 
 

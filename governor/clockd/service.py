@@ -234,7 +234,10 @@ class Clockd:
 
     def _changed(self) -> frozenset[str]:
         """Knob files that no longer read as we left them; one that has gone was not changed."""
-        return frozenset(name for name, value in self._read_knobs().items() if self._left.get(name, value) != value)
+        now, left = self._read_knobs(), self._left
+        if now == left:
+            return frozenset()
+        return frozenset(name for name, value in now.items() if left.get(name, value) != value)
 
     def _read_knobs(self) -> dict[str, int]:
         try:

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from boards.clocks import ClockPoint
 from boards.physics import Workload
-from boards.virtual import Load, VirtualBoard
+from boards.virtual import Load
 from boards.virtual_faults import Faults, read_faults
 from telemetry.errors import PageError
 from telemetry.instance_page import STRETCH_BATCHES, Counter, InstancePage
@@ -31,6 +31,7 @@ class LoadedBoard(Protocol):
     """A board whose load somebody else really runs; `boards.virtual` and `boards.virtual_nvml` have one."""
 
     workloads: dict[str, Workload]
+    faults: Faults
 
     @property
     def physics(self) -> str:
@@ -86,7 +87,7 @@ class InstanceLoad:
 class FaultFile:
     """Switches a virtual board's faults to what a file says, whenever that changes; no file, no faults."""
 
-    def __init__(self, path: Path, board: VirtualBoard) -> None:
+    def __init__(self, path: Path, board: LoadedBoard) -> None:
         self._path = path
         self._board = board
         self._seen: tuple[int, ...] = ()
