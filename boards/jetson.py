@@ -12,6 +12,7 @@ from .clocks import KNOBS, Applied, ClockPoint
 from .errors import BoardError, KnobNotRestored, NodeError, NodeMissing, NotOffered, NotRestored
 from .layout import Layout
 from .parts import NAMES, Name, Parts
+from .rails import Rails
 from .restoring import complete, differences, part_of, put_back
 from .thermal import Throttle
 from .tree import Patient, Tree
@@ -111,7 +112,13 @@ class JetsonBoard:
         Each is a register or two behind I2C, half a millisecond apiece, and a TX2 has eleven of them.
         """
         everything = self._clock() - self._all_rails_s >= OTHER_RAILS_S
-        watts = self.parts.rails.read(everything=everything)
+        try:
+            watts = self.parts.rails.read(everything=everything)
+        except NodeMissing:
+            # The driver was reloaded, perhaps under another number.
+            self.parts = replace(self.parts, rails=Rails(self._tree, (), self.layout))
+            self._say()
+            raise
         if everything:
             self._all_rails_s = self._clock()
         return watts

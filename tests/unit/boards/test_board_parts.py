@@ -121,6 +121,21 @@ def test_a_file_that_vanishes_takes_its_part_along(files: Path, time: VirtualTim
     assert board.observe().gpu_hz == 1_300_500_000
 
 
+def test_monitors_that_return_under_another_number_are_found(files: Path, time: VirtualTime) -> None:
+    """Power is unknown while they are gone, and there is none to be made up; a rescan finds them where they are now."""
+    board = open_jetson(files, time.clock, time.sleep)
+    power_w = board.power_w()
+    link = files / "sys/class/hwmon/hwmon4"
+    (files / "sys/devices/platform/bus@0/c240000.i2c/i2c-1/1-0040/hwmon/hwmon4").rename(files / "away")
+    with pytest.raises((NodeMissing, SensorUnavailable)):
+        board.power_w()
+    assert board.missing == ("rails",)
+    link.unlink()
+    (files / "sys/class/hwmon/hwmon7").symlink_to(files / "away")
+    board.rescan()
+    assert board.power_w() == pytest.approx(power_w)
+
+
 def test_an_unproven_rate_that_does_not_hold_is_withdrawn(time: VirtualTime) -> None:
     """Where nobody has proven the rates, one that does not read back after its tries leaves the table, with a note."""
     tx2 = VirtualBoard("virtual:tx2", time.clock, time.sleep)
