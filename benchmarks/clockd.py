@@ -333,7 +333,7 @@ def _missed(results: dict[str, Any]) -> list[str]:
         "CPU share of sampling at 20 Hz": max(
             sampling[f"files_{state}"]["core_share"] for state in ("at_rest", "leased")
         ),
-        "memory": max(row["rss_bytes"] for row in sampling.values()),
+        "memory": max(sampling[f"files_{state}"]["rss_bytes"] for state in ("at_rest", "leased")),
         "points left changed": sum(row["left_changed"] for row in ours),
         "restore after a kill": max(row["slowest_restore_s"] for row in ours),
         "restore after governor death or hang": max(deaths.values()),

@@ -179,6 +179,7 @@ class Clockd:
             raise
         # Writing and settling took time that is not the holder's.
         self.lease = lease.renewed(request.ttl_s, self._clock())
+        self.sampler.look_again()
         self.tick()
         return {"applied": applied_record(applied), "honoured": applied.honoured}
 
@@ -203,6 +204,7 @@ class Clockd:
     def _restore(self, reason: str) -> None:
         """Put the clocks back; what fails stays in the ledger and is tried again."""
         self._tried_s = self._clock()
+        self.sampler.look_again()
         try:
             if self._ledger.restore(self.board, self._keep):
                 log.info("clocks restored: %s", reason)
