@@ -60,6 +60,7 @@ def serve(settings: Settings) -> int:
             return REFUSED
         board, why = _open(settings)
         listener = listen(settings.run_dir.socket)
+        page = BoardPage.create(settings.run_dir.board_page)
     except (SocketTaken, OSError) as error:
         log.warning("%s", error)
         return REFUSED
@@ -67,7 +68,6 @@ def serve(settings: Settings) -> int:
         log.warning("%s", error)
         return USAGE
     notifier = Notifier(time.monotonic)
-    page = BoardPage.create(settings.run_dir.board_page)
     load, begin = _load(settings, board), _power_limit(settings, board)
     clockd = Clockd(board, page, ledger, time.monotonic, load, why, notifier, begin)
     clockd.recover()

@@ -17,7 +17,7 @@ from boards.clocks import KNOBS, ClockPoint
 from boards.physics import idle_power_w
 from boards.virtual import VirtualBoard
 from boards.virtual_faults import Faults
-from governor.clockd.ledger import ClockLedger
+from governor.clockd.ledger import ClockLedger, Remembered
 from governor.clockd.service import Clockd
 from governor.clockd.virtual_load import VirtualLoad
 from telemetry.board_page import BoardPage, BoardReading
@@ -616,6 +616,39 @@ def test_without_a_board_clockd_only_observes(tmp_path: Path) -> None:
     assert reading is not None
     assert reading.observe_only
     assert clockd.close()
+
+
+def test_a_ledger_without_its_board_waits(tmp_path: Path) -> None:
+    """Clocks that an earlier clockd left, on a board that is not there any more: not forgotten, and told at the end."""
+    ledger = ClockLedger(tmp_path / "ledger", "this-boot")
+    ledger.remember({"gpu.max_freq": 1_300_500_000})
+    clockd = Clockd(None, BoardPage.create(tmp_path / "board.page"), ledger, lambda: 1.0, why="not a Jetson")
+    clockd.recover()
+    clockd.tick()
+    assert json.loads(json.dumps(clockd.answer(1, 1, b'{"verb":"status"}')))["restore_pending"]
+    assert not clockd.close()
+    assert ledger.read() == Remembered("this-boot", "auto", {"gpu.max_freq": 1_300_500_000})
+
+
+def test_what_is_to_hold_with_a_lease_is_asked_for_once(desk: Desk) -> None:
+    """A power limit, say: after the originals are written down, before the first request, not at every move."""
+    asked: list[bool] = []
+    page = BoardPage.create(desk.run_dir.root / "other.page")
+    begin = lambda: asked.append(desk.ledger.pending())  # noqa: E731
+    clockd = Clockd(desk.board, page, desk.ledger, lambda: desk.now_s, begin=begin)
+    line = json.dumps({"verb": "lease", "point": LOW, "ttl_ms": 1000}).encode()
+    for _ in range(3):
+        assert clockd.answer(1, 1, line)["ok"]
+    assert asked == [True]
+    assert clockd.close()
+
+
+def test_notes_are_cut_to_fit(desk: Desk) -> None:
+    """A board with much to say keeps the answer short, and says where the rest is."""
+    desk.board.notes = tuple(f"note {number} of many " * 10 for number in range(40))
+    notes = desk.ask("hello")["notes"]
+    assert notes[-1].endswith("more: teg doctor")
+    assert len(json.dumps(desk.ask("status"))) < 4096
 
 
 def test_answers_fit_the_line(desk: Desk) -> None:
