@@ -200,6 +200,20 @@ def test_half_a_line_and_many_connections_block_nobody(run_dir: RunDir, client: 
     until(lambda: talk(run_dir, b'{"verb":"hello"}\n')[0]["ok"] is True, "room again when they have gone")
 
 
+def test_a_client_that_does_not_read_is_not_waited_for(run_dir: RunDir, client: ClockClient) -> None:
+    """Ten thousand questions and no ear for the answers: hung up on when its queue is full; the others go on."""
+    client.lease(LOW, 5.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(str(run_dir.socket))
+        deaf.settimeout(DEADLINE_S)
+        questions = b'{"verb":"status"}\n' * 100_000
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            deaf.sendall(questions)
+    client.renew(5.0)
+    assert observed(run_dir) == LOW
+
+
 def test_work_costs_energy_and_low_clocks_stretch_it(run_dir: RunDir, client: ClockClient) -> None:
     """A busy instance raises power; low clocks tell it to slow down; the joule counter never falls."""
     page = InstancePage.create(run_dir.instance_page("digits_0_0"))
