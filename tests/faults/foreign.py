@@ -11,7 +11,7 @@ from governor.errors import GovernorError, LeaseLost, LeaseRefused
 
 from .kills import QUIET
 from .record import Tally
-from .stage import CPU, EMC, GPU, Stage, points, stage, until
+from .stage import CPU, EMC, GPU, Stage, points, put, stage, until
 from .zygote import Zygote
 
 RATE_HZ = 20
@@ -20,9 +20,9 @@ SEEN_WITHIN_S = 1 / RATE_HZ + 0.2
 HANDS = (
     (f"{GPU}/max_freq", ("918000000", "1020000000")),
     (f"{GPU}/min_freq", ("408000000", "510000000")),
-    (f"{CPU}/cpufreq/policy0/scaling_max_freq", ("1113600", "1190400")),
-    (f"{CPU}/cpufreq/policy4/scaling_max_freq", ("1113600", "1190400")),
-    (f"{EMC}/rate", ("665600000", "3199000000")),
+    (f"{CPU}/cpufreq/policy0/scaling_max_freq", ("960000", "1036800")),
+    (f"{CPU}/cpufreq/policy4/scaling_max_freq", ("960000", "1036800")),
+    (f"{EMC}/rate", ("2133000000", "204000000")),
     (f"{CPU}/cpu5/online", ("0",)),
 )
 
@@ -45,7 +45,7 @@ def _foreign(tally: Tally, made: Stage, name: str, values: tuple[str, ...], draw
     with made.client() as client:
         client.lease(points(client.table())[1], 5.0)
         before, said = client.status()["foreign_changes"], len(made.children[0].said)
-        path.write_text(f"{value}\n")
+        put(path, value)
         written_s = time.monotonic()
         tally.inject(real=True, kind=Path(name).name)
         try:
@@ -66,7 +66,7 @@ def _foreign(tally: Tally, made: Stage, name: str, values: tuple[str, ...], draw
             tally.kinds["told at renewal"] += 1
         except GovernorError as error:
             tally.expect(False, f"{what}: {error}")
-    path.write_bytes(made.originals[path])
+    put(path, made.originals[path].decode().strip())
 
 
 def _second_client(tally: Tally, made: Stage) -> None:

@@ -171,7 +171,7 @@ def _as_user(uid: int, speak: Callable[[], object]) -> str:
 def _refused(tally: Tally, made: Stage, what: str) -> None:
     second = made.start("clockd", *QUIET)
     tally.same(second.wait(DEADLINE_S), 3, f"{what}: exit code of clockd")
-    tally.expect(str(made.run_dir.socket) in second.said, f"{what}: no log line names the socket: {second.said[-200:]}")
+    tally.expect(str(made.run_dir.root) in second.said, f"{what}: no log line names the place: {second.said[-200:]}")
 
 
 def _stale(tally: Tally, made: Stage) -> None:

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from governor.clockd.run import Settings, restore
+from boards.discover import open_board
+from governor.clockd.recovery import ledger_of
 from governor.guard import Slo
 from governor.history import History, Subject
 from governor.trial import Feasible, TrialRecord
@@ -106,7 +107,8 @@ def _recovers(tally: Tally, made: Stage, *, changed: bool, real: bool, what: str
         tally.same(helper.code, 0, f"{what}: exit code ({helper.said[-200:]})")
         made.close(tally)
     else:
-        tally.same(restore(Settings("auto", made.root, made.run_dir)), 0, f"{what}: exit code")
+        board = open_board("auto", made.root, sleep=lambda _: None)
+        ledger_of("auto", made.root, made.run_dir.root).restore(board)
     left = made.changed()
     if changed:
         tally.same(left, {}, f"{what}: left changed")
@@ -144,7 +146,7 @@ def _subject() -> Subject:
 
 
 def _record(number: int) -> TrialRecord:
-    return TrialRecord({"gpu_hz": 306_000_000.0, "batch": float(number)}, Feasible(), 0.5, 0.02, 6.0, 100, 0.03)
+    return TrialRecord({"gpu_hz": 306_000_000.0, "batch": number + 1.0}, Feasible(), 0.5, 0.02, 6.0, 100, 0.03)
 
 
 def _history(folder: Path) -> Path:

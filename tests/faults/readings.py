@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boards that lie or fall silent inside a trial: clocks that are ignored, sensors, thermometers, throttling."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boards.virtual_faults import Faults
+from governor.status import Phase
+from telemetry.durable import decode, replace
+
+from .governors import MODULES, Governed
+from .record import Tally
+from .stage import stage, until
+from .traffic import Traffic
+from .world import STEP_S, World, world
+from .writes import counted_faults
+from .zygote import Zygote
+
+TOGETHER = 5
+KNOBS = ("gpu_hz", "emc_hz", "cpu_hz")
+SENSORS = ("negative", "zero", "nan", "empty", "spike")
+REAL = 20
+SEEN_WITHIN_S = 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """What a board is made to do, as the faults file says it, and the reason that a trial is then invalid for."""
+
+    faults: dict[str, Any]
+    reason: str
+    name: str = ""
+
+    @property
+    def record(self) -> Faults:
+        """The same for a board in this process."""
+        return Faults(**{key: frozenset(value) if type(value) is list else value for key, value in self.faults.items()})
+
+
+def ignored(tally: Tally) -> None:
+    """Row 6: every trial whose clocks were not what was asked for is flagged; six in a row, and the clocks are free."""
+    lies = [Lie({"ignored": [knob]}, "clocks", knob) for knob in KNOBS]
+    lies += [Lie({"clamped": [knob]}, "clocks", f"{knob} clamped") for knob in ("gpu_hz", "cpu_hz")]
+    _ignored_at_random(tally, lies)
+    _ignored_for_good(tally)
+    _in_processes(tally, [Lie({"ignored": list(KNOBS)}, "clocks", "all ignored")], tally.few(REAL))
+
+
+def implausible(tally: Tally) -> None:
+    """Row 7: no reading that cannot be true is counted; a trial that lacks a fifth of its readings is invalid."""
+    lies = [Lie({"sensor": sensor}, "sensor", sensor) for sensor in SENSORS]
+    _in_trials(tally, lies, tally.few(200), _no_lie_was_believed)
+    _in_processes(tally, lies, tally.few(REAL))
+
+
+def frozen(tally: Tally) -> None:
+    """Row 8: the same reading for two seconds under load is no reading."""
+    lies = [Lie({"sensor": "frozen"}, "frozen", "frozen")]
+    _in_trials(tally, lies, tally.few(50), _nothing_more)
+    _in_processes(tally, lies, tally.few(REAL))
+
+
+def blind(tally: Tally) -> None:
+    """Row 9: without temperatures nothing new is tried, and after five seconds the clocks are free."""
+    logging.disable()
+    with world() as made:
+        for number in range(tally.few(REAL)):
+            _blinded(tally, made, f"virtual blindness {number}")
+    _in_processes(tally, [Lie({"thermal": "unreadable"}, "blind", "unreadable")], tally.few(REAL), _gives_back)
+
+
+def throttled(tally: Tally) -> None:
+    """Row 10: any event of heat or current inside a trial makes it invalid, and the board cools down."""
+    lies = [
+        Lie({"throttled": True}, "throttled", "alert"),
+        Lie({"over_current": {"oc1": 5}}, "throttled", "under-voltage"),
+        Lie({"over_current": {"oc2": 5}}, "throttled", "over-current"),
+        Lie({"over_current": {"oc3": 500}}, "throttled", "many brief events"),
+    ]
+    _in_trials(tally, lies, tally.few(100), _cools_down)
+    _in_processes(tally, lies, tally.few(REAL))
+
+
+def _ignored_at_random(tally: Tally, lies: Sequence[Lie]) -> None:
+    """Three trials in ten are lied to; what the silicon really did decides who must be flagged."""
+    logging.disable()
+    draw, wanted = random.Random(6), tally.few(200)
+    with world(trial_s=1.5) as made:
+        made.until(lambda: made.outcomes())
+        seen, honest, trials = len(made.outcomes()), True, 0
+        while trials < wanted and tally.failed < 5:
+            made.live(STEP_S)
+            if made.status.phase is Phase.MEASURING:
+                honest = honest and made.honest()
+            outcomes = made.outcomes()
+            if len(outcomes) == seen:
+                continue
+            lied = made.faults != Faults()
+            for outcome in outcomes[seen:]:
+                trials += 1
+                tally.inject(real=False, kind="lied to" if lied else "left alone")
+                if not honest:
+                    tally.expect(outcome not in ("feasible", "violated"), f"an ignored request was measured: {outcome}")
+                if outcome == "clocks":
+                    tally.kinds["flagged"] += 1
+                    tally.expect(lied, "an honest trial was flagged")
+            seen, honest = len(outcomes), True
+            made.faults = draw.choice(lies).record if draw.random() < 0.3 else Faults()
+        fitted = sum(outcome in ("feasible", "violated") for outcome in outcomes)
+        tally.expect(len(made.told) <= fitted, f"{len(made.told)} trials reached the fit, {fitted} were sound")
+        tally.expect(tally.kinds["flagged"] > 0.1 * wanted, "hardly any trial was flagged")
+        tally.expect(made.status.faults["clocks"] >= tally.kinds["flagged"], "the governor's counter of ignored clocks")
+
+
+def _ignored_for_good(tally: Tally) -> None:
+    """Six trials in a row: the alarm is up and the clocks are the board's own."""
+    for _ in range(tally.few(10)):
+        with world(trial_s=1.0) as made:
+            made.until(lambda: made.outcomes())
+            before = len(made.outcomes())
+            made.faults = Faults(ignored=frozenset(KNOBS))
+            tally.inject(real=False, kind="for good")
+            tally.expect(made.until(lambda: "clocks" in made.status.alarms, 60), "no alarm after ignored requests")
+            flagged = Counter(made.outcomes()[before:])["clocks"]
+            tally.expect(6 <= flagged <= 8, f"{flagged} trials before the alarm")
+            tally.expect(not made.leased, "clocks are still held after the alarm")
+            made.faults = Faults()
+            good = made.outcomes().count("feasible")
+            tally.expect(made.until(lambda: made.outcomes().count("feasible") > good, 60), "it never tuned again")
+
+
+def _in_trials(tally: Tally, lies: Sequence[Lie], times: int, check: Callable[[Tally, World, Lie, int], None]) -> None:
+    """In virtual time: a lie begins inside a trial; that trial is invalid for its reason and reaches no fit."""
+    logging.disable()
+    with world() as made:
+        for number in range(times):
+            lie = lies[number % len(lies)]
+            what = f"virtual {lie.name}"
+            made.until(lambda: made.status.phase is Phase.MEASURING)
+            seen, looks, faults = len(made.outcomes()), len(made.readings), made.status.faults[lie.reason]
+            made.live(0.5)
+            made.faults = lie.record
+            tally.inject(real=False, kind=lie.name)
+            if tally.expect(
+                made.until(lambda seen=seen: len(made.outcomes()) > seen, 30), f"{what}: the trial never ends"
+            ):
+                tally.same(made.outcomes()[seen], lie.reason, what)
+                tally.expect(made.status.faults[lie.reason] > faults, f"{what}: no fault was counted")
+            check(tally, made, lie, looks)
+            made.faults = Faults()
+            good = made.outcomes().count("feasible")
+            back = made.until(lambda good=good: made.outcomes().count("feasible") > good, 90)
+            if not tally.expect(back, f"{what}: no sound trial after it ({made.status.phase}, {made.outcomes()[-3:]})"):
+                return
+        sound = sum(outcome in ("feasible", "violated") for outcome in made.outcomes())
+        tally.expect(len(made.told) <= sound, f"{len(made.told)} trials reached the fit, {sound} were sound")
+
+
+def _no_lie_was_believed(tally: Tally, made: World, lie: Lie, looks: int) -> None:
+    """Neither the power shown nor the joules counted hold anything of the lie."""
+    powers = [reading.power_w for reading in made.readings[:looks][-300:]]
+    highest, lowest = max(powers), min(power for power in powers if power > 0)
+    for reading in made.readings[looks:]:
+        tally.expect(0.2 * lowest < reading.power_w < 3 * highest, f"{lie.name}: {reading.power_w} W was believed")
+    gained_j = made.readings[-1].energy_j - made.readings[looks].energy_j
+    span_s = (made.readings[-1].sampled_ns - made.readings[looks].sampled_ns) / 1e9
+    tally.expect(0 <= gained_j <= 3 * highest * span_s, f"{lie.name}: {gained_j:.1f} J in {span_s:.1f} s")
+
+
+def _nothing_more(tally: Tally, made: World, lie: Lie, looks: int) -> None:
+    """The reason says it all."""
+
+
+def _cools_down(tally: Tally, made: World, lie: Lie, looks: int) -> None:
+    tally.expect(made.status.phase is Phase.COOLING, f"{lie.name}: {made.status.phase} in place of a cool-down")
+
+
+def _blinded(tally: Tally, made: World, what: str) -> None:
+    made.until(lambda: made.status.phase is Phase.MEASURING)
+    made.live(0.3)
+    made.faults = Faults(thermal="unreadable")
+    tally.inject(real=False, kind="virtual blindness")
+    made.live(3.2)
+    point, trials = dict(made.status.point), len(made.outcomes())
+    tally.expect("blind" in made.status.alarms, f"{what}: no alarm after 3 s")
+    made.live(1.0)
+    tally.same((made.status.point, len(made.outcomes())), (point, trials), f"{what}: something new was tried")
+    freed = made.until(lambda: not made.leased, 3.0)
+    tally.expect(freed, f"{what}: clocks are held after 7 s without a temperature")
+    made.live(5.0)
+    tally.same(len(made.outcomes()), trials, f"{what}: trials while blind")
+    made.faults = Faults()
+    good = made.outcomes().count("feasible")
+    tally.expect(made.until(lambda: made.outcomes().count("feasible") > good, 60), f"{what}: it never tuned again")
+
+
+@contextmanager
+def _virtual_board(zygote: Zygote, traffic: Traffic, tally: Tally) -> Iterator[tuple[Governed, Path]]:
+    """Real processes: clockd on a virtual board whose faults are in a file, and what a governor needs."""
+    with stage(zygote, tally) as made, traffic.on(made.run_dir):
+        faults = made.folder / "faults.json"
+        faults.write_text("{}")
+        clockd = made.clockd("--rate-hz", "50", "--board", "virtual:agx-orin", "--faults", str(faults))
+        yield Governed(made, clockd, {}), faults
+
+
+def _in_processes(
+    tally: Tally,
+    lies: Sequence[Lie],
+    times: int,
+    check: Callable[[Tally, Governed, str], None] = lambda tally, scene, what: None,
+) -> None:
+    """Real processes: a lie is told until a trial on disk bears its reason; after it trials are sound again."""
+    work: queue.SimpleQueue[Lie] = queue.SimpleQueue()
+    for number in range(times):
+        work.put(lies[number % len(lies)])
+
+    def take() -> None:
+        with _virtual_board(zygote, traffic, tally) as (scene, faults):
+            governor = scene.govern()
+            while not work.empty():
+                try:
+                    lie = work.get_nowait()
+                except queue.Empty:
+                    break
+                _told(tally, scene, faults, lie, check)
+            tally.expect(governor.running, f"the governor ended with {governor.code}: {governor.said[-300:]}")
+            tally.expect(scene.clockd.running, f"clockd ended with {scene.clockd.code}")
+
+    with Zygote(MODULES) as zygote, Traffic() as traffic, ThreadPoolExecutor(TOGETHER) as pool:
+        for done in [pool.submit(take) for _ in range(min(TOGETHER, times))]:
+            done.result()
+
+
+def _told(tally: Tally, scene: Governed, faults: Path, lie: Lie, check: Callable[[Tally, Governed, str], None]) -> None:
+    what = f"{lie.name} in real processes"
+    try:
+        until(lambda: _outcomes(scene)[-1:] == ["feasible"], f"{what}: a sound trial before", 30)
+        seen, said = len(scene.records()), len(scene.made.children[-1].said)
+        replace(faults, json.dumps(lie.faults).encode())
+        tally.inject(real=True, kind=f"{lie.name}, real")
+        took_s = until(
+            lambda: lie.reason in _outcomes(scene)[seen:], f"{what}: a trial invalid for {lie.reason}", SEEN_WITHIN_S
+        )
+        tally.worst(f"slowest_seen_s_{lie.reason}", took_s)
+        tally.expect(lie.reason in scene.made.children[-1].said[said:], f"{what}: no log line names it")
+        check(tally, scene, what)
+    except TimeoutError as error:
+        tally.expect(False, f"{error}; last {_outcomes(scene)[-3:]}")
+    finally:
+        replace(faults, b"{}")
+    seen = len(scene.records())
+    try:
+        until(lambda: "feasible" in _outcomes(scene)[seen:], f"{what}: a sound trial after it", 30)
+    except TimeoutError as error:
+        tally.expect(False, f"{error}; last {_outcomes(scene)[-3:]}; {scene.made.children[-1].said[-300:]}")
+
+
+def _gives_back(tally: Tally, scene: Governed, what: str) -> None:
+    """No trial is made meanwhile, and the clocks are free."""
+    with scene.made.client() as client:
+        tally.expect(counted_faults(client.status()) > 0, f"{what}: clockd counted no fault")
+        until(lambda: client.status()["lease"] is None, f"{what}: the clocks are free", 8)
+        trials = len(scene.records())
+        until(lambda: client.status()["lease"] is None, f"{what}: the clocks stay free", 1)
+        tally.same(len(scene.records()), trials, f"{what}: trials while blind")
+
+
+def _outcomes(scene: Governed) -> list[str]:
+    rows = [row for line in scene.records() if (row := decode(line)) and row["kind"] == "trial"]
+    return [row.get("reason", row["outcome"]) for row in rows]
