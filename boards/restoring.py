@@ -27,7 +27,9 @@ def part_of(knob: str) -> Name | None:
 
 def complete(parts: Parts, originals: Knobs, keep: frozenset[str], now: Knobs) -> Knobs:
     """Every knob's value to put back, those in `keep` left out; `now` is what the knobs read."""
-    values = _gpu(parts, originals) | _emc(parts, originals) | _cpus(parts, originals)
+    # A cluster that stays dark, for its cores are somebody else's by now, takes no clock.
+    kept = {name: now[name] for name in keep if name.endswith(".online") and name in now}
+    values = _gpu(parts, originals) | _emc(parts, originals) | _cpus(parts, originals | kept)
     for lower, upper in _ranges(values):
         # A limit that stays somebody else's must not be crossed by the other one.
         if lower in keep and lower in now:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from boards.errors import BoardError, KnobNotRestored, NoBoard, NotRestored
+from boards.errors import BoardError, NoBoard
 from telemetry.durable import decode, encode, quarantine, replace, sync_folder
 
 log = logging.getLogger("teg.clockd")
@@ -95,10 +95,7 @@ class ClockLedger:
         if not void:
             if board is None or (remembered and remembered.board != self.board):
                 raise NoBoard(f"clocks of board {remembered.board if remembered else 'unknown'} wait to be restored")
-            originals = remembered.originals if remembered else {}
-            board.restore(originals, keep | self.settled(board))
-            if gone := originals.keys() - keep - board.read_knobs().keys():
-                raise NotRestored(tuple(KnobNotRestored(knob, originals[knob], None) for knob in sorted(gone)))
+            board.restore(remembered.originals if remembered else {}, keep | self.settled(board))
         if remembered is None:
             log.warning("ledger damaged: the board's own range restored, the ledger kept as %s", quarantine(self.path))
         else:

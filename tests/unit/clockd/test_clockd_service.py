@@ -354,6 +354,31 @@ def test_a_memory_lock_that_is_lost_is_a_foreign_change(desk: Desk) -> None:
     assert desk.restored()
 
 
+def test_cores_that_somebody_else_takes_off_stay_off(desk: Desk) -> None:
+    """With them goes their policy's clock, which is nobody's to restore while they are off."""
+    desk.lease({"gpu_hz": 408_000_000}, ttl_ms=5000)
+    for cpu in (8, 9, 10, 11):
+        desk.board.tree.write(f"/sys/devices/system/cpu/cpu{cpu}/online", "0")
+    desk.run(TICK_S)
+    assert not desk.ledger.pending()
+    assert (desk.board.observe().cores, desk.board.observe().gpu_hz) == (8, OWN_RANGE.gpu_hz)
+    assert desk.lease({"cpu_hz": 960_000_000})["ok"]
+
+
+def test_a_lock_of_somebody_else_s_may_be_theirs_to_end(desk: Desk) -> None:
+    """Memory that was locked before the lease, and is let go under it, is not locked again."""
+    emc = "/sys/kernel/debug/bpmp/debug/clk/emc"
+    desk.board.tree.write(f"{emc}/mrq_rate_locked", "1")
+    desk.board.tree.write(f"{emc}/rate", "2133000000")
+    desk.now_s += 1.0
+    assert desk.lease({"emc_hz": 665_600_000}, ttl_ms=5000)["honoured"]
+    desk.board.tree.write(f"{emc}/mrq_rate_locked", "0")
+    desk.run(TICK_S)
+    assert desk.reading().foreign_changes == 1
+    assert not desk.ledger.pending()
+    assert desk.board.read_knobs()["emc.mrq_rate_locked"] == 0
+
+
 def test_clocks_that_over_current_takes_are_nobody_s_change(desk: Desk) -> None:
     """What runs may differ from what was asked for: only knob files tell who wrote."""
     desk.lease(ttl_ms=5000)
