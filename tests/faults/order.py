@@ -72,5 +72,5 @@ def _anywhere(table: ClockTable, draw: random.Random) -> ClockPoint:
             knob: draw.choice(values) for knob in KNOBS if (values := getattr(table, knob)) and draw.random() < 0.8
         }
         point = ClockPoint(**chosen)
-        if table.offers(point) and chosen:
+        if table.offers(point) and asked:
             return point

@@ -24,12 +24,11 @@ from .record import Tally
 from .stage import stage, until
 from .traffic import Traffic
 from .world import STEP_S, World, world
-from .writes import counted_faults
 from .zygote import Zygote
 
 TOGETHER = 5
 KNOBS = ("gpu_hz", "emc_hz", "cpu_hz")
-SENSORS = ("negative", "zero", "nan", "empty", "spike")
+SENSORS = ("negative", "zero", "nan", "empty")
 REAL = 20
 SEEN_WITHIN_S = 12.0
 
@@ -60,7 +59,8 @@ def ignored(tally: Tally) -> None:
 def implausible(tally: Tally) -> None:
     """Row 7: no reading that cannot be true is counted; a trial that lacks a fifth of its readings is invalid."""
     lies = [Lie({"sensor": sensor}, "sensor", sensor) for sensor in SENSORS]
-    _in_trials(tally, lies, tally.few(200), _no_lie_was_believed)
+    _spikes(tally)
+    _in_trials(tally, lies, tally.few(160), _no_lie_was_believed)
     _in_processes(tally, lies, tally.few(REAL))
 
 
@@ -88,7 +88,7 @@ def throttled(tally: Tally) -> None:
         Lie({"over_current": {"oc2": 5}}, "throttled", "over-current"),
         Lie({"over_current": {"oc3": 500}}, "throttled", "many brief events"),
     ]
-    _in_trials(tally, lies, tally.few(100), _cools_down)
+    _in_trials(tally, lies, tally.few(100), _cools_down, trial_s=6.0)
     _in_processes(tally, lies, tally.few(REAL))
 
 
@@ -143,7 +143,7 @@ def _ignored_for_good(tally: Tally) -> None:
 def _in_trials(tally: Tally, lies: Sequence[Lie], times: int, check: Callable[[Tally, World, Lie, int], None]) -> None:
     """In virtual time: a lie begins inside a trial; that trial is invalid for its reason and reaches no fit."""
     logging.disable()
-    with world() as made:
+    with world(trial_s=trial_s) as made:
         for number in range(times):
             lie = lies[number % len(lies)]
             what = f"virtual {lie.name}"
@@ -165,6 +165,28 @@ def _in_trials(tally: Tally, lies: Sequence[Lie], times: int, check: Callable[[T
                 return
         sound = sum(outcome in ("feasible", "violated") for outcome in made.outcomes())
         tally.expect(len(made.told) <= sound, f"{len(made.told)} trials reached the fit, {sound} were sound")
+
+
+def _spikes(tally: Tally) -> None:
+    """One reading in three is ten times too high: none is believed, and the trial is invalid; a single one is harmless."""
+    logging.disable()
+    lie = Lie({"sensor": "spike"}, "sensor", "spike")
+    with world() as made:
+        for number in range(tally.few(40)):
+            made.until(lambda: made.status.phase is Phase.MEASURING)
+            seen, looks, alone = len(made.outcomes()), len(made.readings), number % 2
+            tally.inject(real=False, kind="one spike" if alone else "spikes")
+            while len(made.outcomes()) == seen and len(made.readings) < looks + 300:
+                made.live(0.2)
+                if not alone or len(made.readings) < looks + 5:
+                    made.faults = lie.record
+                made.live(STEP_S)
+                made.faults = Faults()
+            reasons = ("feasible", "violated") if alone else ("sensor",)
+            tally.expect(
+                made.outcomes()[seen] in reasons, f"{'one spike' if alone else 'spikes'}: {made.outcomes()[seen]}"
+            )
+            _no_lie_was_believed(tally, made, lie, looks)
 
 
 def _no_lie_was_believed(tally: Tally, made: World, lie: Lie, looks: int) -> None:
@@ -270,7 +292,6 @@ def _told(tally: Tally, scene: Governed, faults: Path, lie: Lie, check: Callable
 def _gives_back(tally: Tally, scene: Governed, what: str) -> None:
     """No trial is made meanwhile, and the clocks are free."""
     with scene.made.client() as client:
-        tally.expect(counted_faults(client.status()) > 0, f"{what}: clockd counted no fault")
         until(lambda: client.status()["lease"] is None, f"{what}: the clocks are free", 8)
         trials = len(scene.records())
         until(lambda: client.status()["lease"] is None, f"{what}: the clocks stay free", 1)

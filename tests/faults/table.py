@@ -22,6 +22,7 @@ ROWS = {
         Row("8", "power sensor frozen", 50, "readings:frozen"),
         Row("9", "temperature unreadable", 20, "readings:blind"),
         Row("10", "thermal or over-current throttle inside a trial", 100, "readings:throttled"),
+        Row("29", "metrics port taken", 10, "port:taken", thin=4),
         Row("1", "sysfs write EPERM or EACCES", 100, "writes:denied"),
         Row("2", "EBUSY or EAGAIN, once and lasting", 100, "writes:busy"),
         Row("5", "short write", 50, "writes:short"),

@@ -28,7 +28,7 @@ from telemetry.instance_page import InstanceInfo
 from .stub_search import StubSearch
 
 STEP_S = 0.1
-RATE_HZ = 25.0
+RATE_HZ = 10.0
 INFO = InstanceInfo("resnet18", "1", "resnet18_0_0", "resnet", 8, 0, 0.5, 0.95, 1.0)
 
 
