@@ -68,9 +68,7 @@ def _in_processes(tally: Tally) -> None:
 def _anywhere(table: ClockTable, draw: random.Random) -> ClockPoint:
     """A random point of the table, some knobs left alone, the range not inverted."""
     while True:
-        chosen = {
-            knob: draw.choice(values) for knob in KNOBS if (values := getattr(table, knob)) and draw.random() < 0.8
-        }
-        point = ClockPoint(**chosen)
-        if table.offers(point) and asked:
+        asked = [knob for knob in KNOBS if getattr(table, knob) and draw.random() < 0.8]
+        point = ClockPoint(**{knob: draw.choice(getattr(table, knob)) for knob in asked})
+        if asked and table.offers(point):
             return point

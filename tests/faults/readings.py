@@ -136,11 +136,22 @@ def _ignored_for_good(tally: Tally) -> None:
             tally.expect(6 <= flagged <= 8, f"{flagged} trials before the alarm")
             tally.expect(not made.leased, "clocks are still held after the alarm")
             made.faults = Faults()
-            good = made.outcomes().count("feasible")
-            tally.expect(made.until(lambda: made.outcomes().count("feasible") > good, 60), "it never tuned again")
+            tally.expect(_tunes_again(made), "it never tuned again")
 
 
-def _in_trials(tally: Tally, lies: Sequence[Lie], times: int, check: Callable[[Tally, World, Lie, int], None]) -> None:
+def _tunes_again(made: World) -> bool:
+    """Whether a sound trial follows within a minute and a half."""
+    good = made.outcomes().count("feasible")
+    return made.until(lambda: made.outcomes().count("feasible") > good, 90)
+
+
+def _in_trials(
+    tally: Tally,
+    lies: Sequence[Lie],
+    times: int,
+    check: Callable[[Tally, World, Lie, int], None],
+    trial_s: float = 3.0,
+) -> None:
     """In virtual time: a lie begins inside a trial; that trial is invalid for its reason and reaches no fit."""
     logging.disable()
     with world(trial_s=trial_s) as made:
@@ -152,15 +163,13 @@ def _in_trials(tally: Tally, lies: Sequence[Lie], times: int, check: Callable[[T
             made.live(0.5)
             made.faults = lie.record
             tally.inject(real=False, kind=lie.name)
-            if tally.expect(
-                made.until(lambda seen=seen: len(made.outcomes()) > seen, 30), f"{what}: the trial never ends"
-            ):
+            over = made.until(lambda seen=seen: len(made.outcomes()) > seen, 30)
+            if tally.expect(over, f"{what}: the trial never ends"):
                 tally.same(made.outcomes()[seen], lie.reason, what)
                 tally.expect(made.status.faults[lie.reason] > faults, f"{what}: no fault was counted")
             check(tally, made, lie, looks)
             made.faults = Faults()
-            good = made.outcomes().count("feasible")
-            back = made.until(lambda good=good: made.outcomes().count("feasible") > good, 90)
+            back = _tunes_again(made)
             if not tally.expect(back, f"{what}: no sound trial after it ({made.status.phase}, {made.outcomes()[-3:]})"):
                 return
         sound = sum(outcome in ("feasible", "violated") for outcome in made.outcomes())
@@ -168,7 +177,7 @@ def _in_trials(tally: Tally, lies: Sequence[Lie], times: int, check: Callable[[T
 
 
 def _spikes(tally: Tally) -> None:
-    """One reading in three is ten times too high: none is believed, and the trial is invalid; a single one is harmless."""
+    """One reading in three is ten times too high: none is believed, the trial is invalid; a single one is harmless."""
     logging.disable()
     lie = Lie({"sensor": "spike"}, "sensor", "spike")
     with world() as made:
@@ -223,8 +232,7 @@ def _blinded(tally: Tally, made: World, what: str) -> None:
     made.live(5.0)
     tally.same(len(made.outcomes()), trials, f"{what}: trials while blind")
     made.faults = Faults()
-    good = made.outcomes().count("feasible")
-    tally.expect(made.until(lambda: made.outcomes().count("feasible") > good, 60), f"{what}: it never tuned again")
+    tally.expect(_tunes_again(made), f"{what}: it never tuned again")
 
 
 @contextmanager
