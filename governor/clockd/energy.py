@@ -8,8 +8,8 @@ tent over two equal samples, dt/2 wide on each side and s·dt/2 high, so the are
 s·dt²/4 = (highest - lowest) · dt² / (4 W). With dt > W, or no averaging, power may have been either sample's all the
 time: half their difference times dt. Beyond `GAP_S` nothing is known: the highest power times dt.
 
-The range is that of all readings so far; a load that alternates faster than the window shows less of it, and moves
-the mean as much less. What averaging itself shifts across the ends of an interval is not in here: the page's reader
+The range is that of the readings of the last minute or two; a load that alternates faster than the window shows less
+of it, and moves the mean as much less. What averaging itself shifts across the ends of an interval is not in here: the page's reader
 adds `averaging_s · (highest - lowest)` once.
 """
 
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 GAP_S = 0.5
 """Two samples further apart than this, and than the sensor's window, say nothing of what was between them."""
+RANGE_S = 60.0
+"""The range of readings is kept over this time and the one before: only power inside the window can move the mean."""
 SPIKE = 4.0
 """A reading this many times the last one is believed when the next one says the same. A window of 0.4 s cannot rise
 so far between two samples, and a mode switch stays."""
@@ -41,6 +43,31 @@ def sampling_error_j(before: Sample, after: Sample, range_w: float, highest_w: f
     return dt_s * (highest_w if dt_s > GAP_S else abs(after.power_w - before.power_w) / 2)
 
 
+class Range:
+    """Lowest and highest of the values of the last `RANGE_S` to `2 RANGE_S` seconds."""
+
+    def __init__(self) -> None:
+        self._now = self._before = (float("inf"), 0.0)
+        self._since_s = 0.0
+
+    def take(self, at_s: float, value: float) -> None:
+        """One more value."""
+        if at_s - self._since_s >= RANGE_S:
+            self._before = self._now if at_s - self._since_s < 2 * RANGE_S else (value, value)
+            self._now, self._since_s = (value, value), at_s
+        self._now = min(self._now[0], value), max(self._now[1], value)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest, infinite before the first."""
+        return min(self._now[0], self._before[0])
+
+    @property
+    def highest(self) -> float:
+        """The highest, 0 before the first."""
+        return max(self._now[1], self._before[1])
+
+
 class EnergyMeter:
     """Counts joules. `window_s` is the sensor's averaging window, 0 if it does not average."""
 
@@ -55,8 +82,7 @@ class EnergyMeter:
         """The last reading that was trusted."""
         self._trusted: Sample | None = None
         self._doubted: Sample | None = None
-        self._lowest_w = float("inf")
-        self._highest_w = 0.0
+        self._range = Range()
         self._taken_s: float | None = None
         self._counted_j: float | None = None
         self._counts = False
@@ -92,13 +118,13 @@ class EnergyMeter:
         return False
 
     def _trust(self, sample: Sample) -> None:
-        self._lowest_w, self._highest_w = min(self._lowest_w, sample.power_w), max(self._highest_w, sample.power_w)
+        self._range.take(sample.at_s, sample.power_w)
         before, self._trusted, self.power_w = self._trusted, sample, sample.power_w
         if before is None or self._counts or sample.at_s <= before.at_s:
             return
         self.joules += (sample.at_s - before.at_s) * (before.power_w + sample.power_w) / 2
-        range_w = self._highest_w - self._lowest_w
-        self.error_j += sampling_error_j(before, sample, range_w, self._highest_w, self.window_s)
+        range_w = self._range.highest - self._range.lowest
+        self.error_j += sampling_error_j(before, sample, range_w, self._range.highest, self.window_s)
 
     def _count(self, counted_j: float | None) -> None:
         """Take over what the hardware has counted since the last sample, unless it began anew: then power counts."""

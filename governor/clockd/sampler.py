@@ -53,7 +53,7 @@ class Sampler:
         self._sample_power(board, now_s)
         if now_s - self._clocks_s >= CLOCKS_S:
             self._clocks_s = now_s
-            self.observed = self._attempt("clocks", board.observe) or self.observed
+            self._sample_clocks(board)
         if now_s - self._slow_s >= SLOW_S:
             self._slow_s = now_s
             self._sample_slowly(board, now_s)
@@ -71,20 +71,28 @@ class Sampler:
         return now_s - self._zones_s
 
     def _sample_power(self, board: Board, now_s: float) -> None:
-        power_w, counted_j = None, self._attempt("energy", board.energy_j)
-        rails_w = self._attempt("power", board.rails)
-        if rails_w is not None:
+        def read() -> float:
+            rails_w = board.rails()
             if rails_w != self.rails_w:
                 self.rails_w, self._changed_s = rails_w, now_s
-            power_w = self._attempt("power", lambda: board.power_w(rails_w))
-        if self.meter.take(now_s, power_w, counted_j):
+            return board.power_w(rails_w)
+
+        counted_j = self._attempt("energy", board.energy_j)
+        if self.meter.take(now_s, self._attempt("power", read), counted_j):
             self.faults["power"] += 1
+
+    def _sample_clocks(self, board: Board) -> None:
+        before, self.observed = self.observed, self._attempt("clocks", board.observe) or self.observed
+        if before != self.observed:
+            # Was it heat? Whoever reads the page must not see the one without the other.
+            self._slow_s = float("-inf")
 
     def _sample_slowly(self, board: Board, now_s: float) -> None:
         self.meter.window_s = board.averaging_s
-        zones = self._attempt("temperature", board.thermals) or {}
-        self.zones_celsius = {zone: celsius for zone, celsius in zones.items() if celsius is not None}
-        if self.zones_celsius:
+        zones = self._attempt("temperature", board.thermals)
+        self.zones_celsius = {zone: celsius for zone, celsius in (zones or {}).items() if celsius is not None}
+        if self.zones_celsius or zones == {}:
+            # A board that has no sensor at all is not blind.
             self._zones_s = now_s
         throttle, before = self._attempt("throttle", board.throttle), self._throttle
         if throttle is None:

@@ -216,6 +216,9 @@ class Clockd:
             # Who changes a clock that is back already, while others are still waited for, means it.
             self._keep |= self._ledger.settled(self.board) if self.board else frozenset()
         else:
+            if self._waits_for_missing and self.board is not None:
+                # What came back had our limits on it when it was looked at.
+                self._rescan(self.board)
             self._not_restored, self._waits_for_missing, self._keep = "", False, frozenset()
 
     def _watch(self) -> None:
