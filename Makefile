@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
-export DATA FULL SLACK
+export DATA FULL SLACK ROW
 
-.PHONY: demo test test-external lint bench-backend fit-virtual clean
+.PHONY: demo test test-external test-faults lint bench-backend fit-virtual clean
 
 demo: models
 	$(BIN)/python -m benchmarks.demo
@@ -16,6 +16,10 @@ test: models lint
 
 test-external: models
 	$(BIN)/python -m pytest -m "external" -q
+
+# ROW=14 runs one row; rows that passed are not run again until the product or the suite changes. Needs root and strace.
+test-faults: $(READY)
+	$(BIN)/python -m tests.faults
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

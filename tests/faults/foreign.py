@@ -9,9 +9,11 @@ from pathlib import Path
 
 from governor.errors import GovernorError, LeaseLost, LeaseRefused
 
+from .governors import MODULES, Governed, governed
 from .kills import QUIET
 from .record import Tally
 from .stage import CPU, EMC, GPU, Stage, points, put, stage, until
+from .traffic import Traffic
 from .zygote import Zygote
 
 RATE_HZ = 20
@@ -37,6 +39,22 @@ def changed_by_others(tally: Tally) -> None:
         for _ in range(tally.few(5)):
             _second_client(tally, made)
             _second_daemon(tally, made)
+    with Zygote(MODULES) as zygote, Traffic() as traffic, governed(zygote, traffic, tally) as scene:
+        for _ in range(tally.few(5)):
+            _second_governor(tally, scene)
+
+
+def _second_governor(tally: Tally, scene: Governed) -> None:
+    """A second governor ends with 3; the first one keeps its lease and goes on."""
+    first = scene.govern()
+    until(lambda: scene.moved(first), "a lease")
+    second = scene.govern()
+    tally.inject(real=True, kind="second governor")
+    tally.same(second.wait(20), 3, f"exit code of a second governor ({second.said[-300:]})")
+    trials = len(scene.records())
+    until(lambda: len(scene.records()) > trials + 1, "the first governor goes on")
+    scene.ended(tally, second)
+    scene.ended(tally, first)
 
 
 def _foreign(tally: Tally, made: Stage, name: str, values: tuple[str, ...], draw: random.Random) -> None:

@@ -24,6 +24,7 @@ from .record import Tally
 from .stage import stage, until
 from .traffic import Traffic
 from .world import STEP_S, World, world
+from .writes import silent
 from .zygote import Zygote
 
 TOGETHER = 5
@@ -54,6 +55,7 @@ def ignored(tally: Tally) -> None:
     _ignored_at_random(tally, lies)
     _ignored_for_good(tally)
     _in_processes(tally, [Lie({"ignored": list(KNOBS)}, "clocks", "all ignored")], tally.few(REAL))
+    silent(tally)
 
 
 def implausible(tally: Tally) -> None:

@@ -29,5 +29,6 @@ ROWS = {
         Row("16", "governor hangs", 50, "governors:hung"),
         Row("14", "governor killed at any instant", 400, "governors:killed", real=400, thin=20),
         Row("15", "clockd killed at any instant", 236, "kills:clockd_killed", real=236, thin=11),
+        Row("mutants", "safeguards taken away one by one", 11, "mutants:noticed", real=11, limit_s=1200.0, thin=4),
     )
 }

@@ -13,13 +13,14 @@ from governor.clockd.recovery import ledger_of
 from governor.guard import Slo
 from governor.history import History, Subject
 from governor.trial import Feasible, TrialRecord
+from telemetry.durable import AppendLog, encode, read_log
 
 from .crash import CALLS, Disk, calls_in, out_of_order
 from .kills import QUIET, watched
 from .record import Tally
 from .stage import CPU, DEADLINE_S, GPU, Stage, stage, walk
 from .strace import attached
-from .zygote import Zygote
+from .zygote import Zygote, until_stopped
 
 RECORDS = 4
 Found = dict[str, bytes]
@@ -27,10 +28,29 @@ Found = dict[str, bytes]
 
 def power_lost(tally: Tally) -> None:
     """Row 17: logs open, earlier records are there, the next one can be read, and the clocks are safe."""
+    torn_log(tally)
     torn_history(tally)
     with Zygote() as zygote, stage(zygote, tally) as made:
+        synced(tally, zygote, made)
         _unusual(made)
         replayed(tally, made)
+
+
+def torn_log(tally: Tally) -> None:
+    """Cut a log at every byte of its last record and append two more: only what was cut is lost."""
+    with tempfile.TemporaryDirectory(prefix="teg-faults-") as folder:
+        path = Path(folder) / "log"
+        lines = [encode({"record": number, "text": "x" * number}) for number in range(3)]
+        for cut in tally.thin(range(len(lines[2]) + 1)):
+            path.write_bytes(b"".join(lines[:2]) + lines[2][:cut])
+            tally.inject(real=False, kind="log tail")
+            log = AppendLog(path)
+            log.append({"record": 10})
+            log.append({"record": 11})
+            log.close()
+            whole = [0, 1, 2] if cut >= len(lines[2]) - 1 else [0, 1]
+            found = [record["record"] for record in read_log(path)]
+            tally.same(found, [*whole, 10, 11], f"log cut at byte {cut}")
 
 
 def torn_history(tally: Tally) -> None:
@@ -46,6 +66,37 @@ def torn_history(tally: Tally) -> None:
             (case / whole.name).write_bytes(content[:cut])
             tally.inject(real=False, kind="history tail")
             _goes_on(tally, case, RECORDS - (cut < len(content) - 1), f"history cut at byte {cut - start}")
+
+
+def synced(tally: Tally, zygote: Zygote, made: Stage) -> None:
+    """A process that appends to a log has synced every record before it goes on."""
+    child = zygote.fork([str(made.folder / "synced.log")], made.folder / "appends", stopped=True, main=APPENDS)
+    until_stopped(child.pid)
+    log = made.folder / "calls"
+    with attached(child.pid, (), (), CALLS, log, whole=True):
+        child.send(signal.SIGCONT)
+        tally.same(child.wait(DEADLINE_S), 0, f"appending: {child.said[-300:]}")
+    disk = Disk(made.folder)
+    for call in calls_in(log):
+        if call.name == "write" and call.path == made.folder / "synced.log":
+            file = disk.names[call.path]
+            tally.same(file.safe, file.content, "a record was appended before the one before it was safe")
+            tally.inject(real=True, kind="append")
+        disk.do(call)
+    tally.expect(disk.safe_names[made.folder / "synced.log"].safe.count(b"\n") == APPENDED, "records that are safe")
+
+
+APPENDED = 25
+APPENDS = "tests.faults.tails:append"
+
+
+def append(arguments: list[str]) -> int:
+    """In a fresh process: append records to a log."""
+    log = AppendLog(Path(arguments[0]))
+    for number in range(APPENDED):
+        log.append({"record": number})
+    log.close()
+    return 0
 
 
 def replayed(tally: Tally, made: Stage) -> None:

@@ -85,6 +85,20 @@ def refused(tally: Tally) -> None:
                 strike(tally, made, clockd, place, f"error={error}", "refused")
 
 
+def silent(tally: Tally) -> None:
+    """Row 6, its part on files: the kernel says that it took the whole write, and did nothing."""
+    with Zygote() as zygote, stage(zygote, tally) as made:
+        clockd = made.clockd(*QUIET)
+        for place in tally.thin(places(made, clockd)):
+            what = f"{place.path.relative_to(made.root)} write {place.number} ignored"
+            injection = Injection("write", f"retval={place.length}", str(place.number))
+            with attached(clockd.pid, [injection], [place.path], log=made.folder / "log"):
+                walk(made)
+            if injected(made.folder / "log"):
+                tally.inject(real=True, kind="ignored write")
+                _mended(tally, made, clockd, what)
+
+
 def places(made: Stage, clockd: Child) -> list[Place]:
     """Every place at which a walk writes a knob file."""
     with attached(

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,11 @@ class Zygote:
         *,
         stopped: bool = False,
         before: str = "",
+        main: str = "governor.cli:main",
         environ: Mapping[str, str] | None = None,
     ) -> Child:
         """`teg ARGUMENTS` as a new process; `stopped`: it waits for SIGCONT; `before`: a `module:function` to call."""
-        order = {"arguments": list(arguments), "log": str(log), "stopped": stopped, "before": before}
+        order = {"arguments": list(arguments), "log": str(log), "stopped": stopped, "before": before, "main": main}
         return Child(self, self._ask(order | {"environ": dict(environ or {})}), log)
 
     def reap(self, pid: int) -> int:
@@ -142,6 +143,12 @@ def serve(modules: Sequence[str]) -> None:
         sys.stdout.flush()
 
 
+def _named(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def _become(order: dict[str, Any]) -> None:
     """Be a `teg` process; does not return."""
     code = 1
@@ -155,9 +162,8 @@ def _become(order: dict[str, Any]) -> None:
         if order["stopped"]:
             os.kill(os.getpid(), signal.SIGSTOP)
         if order["before"]:
-            module, _, function = order["before"].partition(":")
-            getattr(importlib.import_module(module), function)()
-        code = importlib.import_module("governor.cli").main(order["arguments"])
+            _named(order["before"])()
+        code = _named(order["main"])(order["arguments"])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
