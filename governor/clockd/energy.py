@@ -9,8 +9,8 @@ s·dt²/4 = (highest - lowest) · dt² / (4 W). With dt > W, or no averaging, po
 time: half their difference times dt. Beyond `GAP_S` nothing is known: the highest power times dt.
 
 The range is that of the readings of the last minute or two; a load that alternates faster than the window shows less
-of it, and moves the mean as much less. What averaging itself shifts across the ends of an interval is not in here: the page's reader
-adds `averaging_s · (highest - lowest)` once.
+of it, and moves the mean as much less. What averaging itself shifts across the ends of an interval is not in here: the
+page's reader adds `averaging_s · (highest - lowest)` once.
 """
 
 from __future__ import annotations
