@@ -54,15 +54,20 @@ class Thermal:
     def read(self) -> dict[str, float | None]:
         """Degrees Celsius per zone; None where the engine is power-gated (the kernel answers EAGAIN, not 0).
 
-        A zone that cannot be read for another reason is left out.
+        A zone that cannot be read for another reason is left out; if that is so of all, the last reason is raised.
         """
         celsius: dict[str, float | None] = {}
+        reason: NodeError | None = None
         for kind, path in self._zones.items():
             try:
                 celsius[kind] = read_int(self._tree, path) / 1000
             except NodeError as error:
                 if error.code == errno.EAGAIN:
                     celsius[kind] = None
+                else:
+                    reason = error
+        if reason is not None and not celsius:
+            raise reason
         return celsius
 
     def throttle(self) -> Throttle:

@@ -27,6 +27,8 @@ from .tuning import Tuning
 from .window import board_of
 
 LATER_S = 1.0
+LATE_S = 3.0
+"""Throttle events that show up so long after a trial belong to it: counters move every 2 s and are read each second."""
 DRAIN_S = 60.0
 """How long the fastest point may take to work off a backlog before the next trial begins all the same."""
 
@@ -47,13 +49,21 @@ class Course:
         self._trial: Measurement | None = None
         self._until_s = 0.0
         self._repeated = False
+        self._throttles = 0
+        """Throttle events counted by now."""
+        self._ended: tuple[float, int] | None = None
+        """When the last trial that measured something ended, and the throttle events counted by then."""
+        self._too_hot = False
+        """Whether more of them came to light soon after."""
         self._think()
 
     def tick(self, now: Snapshot) -> None:
         """One step of the phase it is in; without temperatures nothing new is tried."""
         board = board_of(now)
+        self._throttles = board.throttle_events
         if not board.observe_only and self._blind(board.zones_age_s):
             return
+        self._unlearn_if_heat_shows()
         phases = {
             Phase.SETTLING: self._measure,
             Phase.MEASURING: self._measure,
@@ -154,6 +164,7 @@ class Course:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
         self.tuning.finish(record, self._clock(), evidence)
         reason = record.outcome.reason if isinstance(record.outcome, Invalid) else ""
+        self._ended = None if reason else (self._clock(), self._throttles)
         if not reason:
             self._requests.followed()
         elif reason not in TRAFFIC:
@@ -169,6 +180,23 @@ class Course:
             if not isinstance(record.outcome, Feasible) and reason != "blind":
                 self._requests.hold(self.tuning.fastest())
             self._go_on()
+
+    def _unlearn_if_heat_shows(self) -> None:
+        """Throttle signs are read once a second and counters move in batches: what shows so late was in the trial."""
+        if self._ended is not None:
+            ended_s, throttles = self._ended
+            self._too_hot |= self._throttles > throttles
+            if self._too_hot or self._clock() - ended_s >= LATE_S:
+                self._ended = None
+        thinking = self._proposal is not None and not self._proposal.done()
+        if not self._too_hot or thinking:
+            return
+        self._too_hot = False
+        record = self.tuning.retract("throttled", self._clock())
+        self._status.fault("throttled", f"trial at {record.point}, after its end")
+        if self._status.phase in (Phase.PROPOSING, Phase.HOLDING):
+            self._plan(record.point)
+            self._cool_at(self.tuning.cooler(record.point))
 
     def _blind(self, age_s: float) -> bool:
         """Whether no temperature can be read: a trial is lost, the point is kept, and after a while given back."""

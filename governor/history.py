@@ -23,9 +23,11 @@ from .guard import Slo
 from .trial import Feasible, Invalid, Outcome, TrialRecord, Violated
 
 FILE = "history.log"
-KINDS = frozenset({"subject", "trial", "hold", "fresh"})
+KINDS = frozenset({"subject", "trial", "hold", "fresh", "retract"})
 AFRESH = "fresh"
 """The note after which earlier trials of its subject are no longer learnt from."""
+RETRACT = "retract"
+"""The note that makes the trial before it invalid, for its `reason`."""
 
 log = logging.getLogger("teg.governor")
 
@@ -78,7 +80,13 @@ class History:
         """Trials of the same subject, of this run and of earlier ones, oldest first, since it was last begun afresh."""
         rows = [row for row in read_log(self.path) if row.get("subject") == self._digest]
         begins = [number for number, row in enumerate(rows) if row.get("kind") == AFRESH]
-        return [from_json(row) for row in rows[max(begins, default=0) :] if row.get("kind") == "trial"]
+        found: list[TrialRecord] = []
+        for row in rows[max(begins, default=0) :]:
+            if row.get("kind") == "trial":
+                found.append(from_json(row))
+            elif row.get("kind") == RETRACT and found:
+                found[-1] = found[-1].invalidated(str(row.get("reason")))
+        return found
 
     def close(self) -> None:
         """Close the log."""

@@ -110,6 +110,10 @@ class TrialRecord:
     brief_throttles: int = 0
     """Brief over-current events in the window, too few to spoil it."""
 
+    def invalidated(self, reason: str) -> TrialRecord:
+        """The same trial as one that measured nothing that can be trusted."""
+        return TrialRecord(self.point, Invalid(reason), window_s=self.window_s, requests=self.requests)
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

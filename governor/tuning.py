@@ -12,7 +12,7 @@ from boards.clocks import ClockPoint, ClockTable
 from .config import Config
 from .errors import Infeasible, UnknownPoint
 from .guard import Slo
-from .history import AFRESH, History, Subject
+from .history import AFRESH, RETRACT, History, Subject
 from .points import MakeSearch, Point, Proposal, Searcher, bayesian_search, clocks_of, knob_values, project, without
 from .reader import Snapshot
 from .trial import Evidence, Feasible, Invalid, TrialRecord, surprise
@@ -80,6 +80,14 @@ class Tuning:
             self._evidence[len(self.trials)] = evidence
         self.trials.append(record)
         self._tell(record)
+
+    def retract(self, reason: str, at_s: float) -> TrialRecord:
+        """Unlearn the last trial: something has come out that makes it invalid. Not while the search thinks."""
+        self.history.note(RETRACT, at_s, reason=reason)
+        self._evidence.pop(len(self.trials) - 1, None)
+        self.trials[-1] = self.trials[-1].invalidated(reason)
+        self._tell_all()
+        return self.trials[-1]
 
     def leave_out(self, knob: str, why: str) -> None:
         """Search without this knob from now on; what was learnt stays learnt where it fits."""

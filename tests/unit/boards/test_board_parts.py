@@ -196,10 +196,11 @@ def test_over_current_counts_by_how_long_it_lasts(virtual: VirtualBoard, time: V
     assert throttle.brief_events == pytest.approx(4 * throttle.events, rel=0.2)
 
 
-def test_a_thermometer_that_fails_does_not_take_the_others_along(virtual: VirtualBoard) -> None:
-    """Zones that cannot be read are left out; none of them becomes a number, or fatal."""
+def test_thermometers_that_all_fail_are_told_from_there_being_none(virtual: VirtualBoard) -> None:
+    """No zone that can be read is an error, not an empty answer: that is a board without thermometers."""
     virtual.faults = Faults(thermal="unreadable")
-    assert virtual.thermals() == {}
+    with pytest.raises(SensorUnavailable):
+        virtual.thermals()
 
 
 def test_a_zone_with_an_impossible_text_is_left_out(files: Path) -> None:

@@ -237,6 +237,36 @@ def test_heat_is_cooled_down_before_the_trial_is_repeated(tmp_path: Path) -> Non
         assert device.outcomes[2] == "feasible"
 
 
+@pytest.mark.parametrize("late_s", [0.1, 1.0, 2.5])
+def test_heat_that_shows_just_after_a_trial_was_in_it(tmp_path: Path, late_s: float) -> None:
+    """Counters move in batches: the trial is unlearnt, for later runs too, and its point cooled down and repeated."""
+    settings = config(tmp_path, knobs=("gpu_hz",), trials=1, cooldown_s=20.0)
+    with rehearsed(simulation(), settings) as (device, searches):
+        device.until(lambda: len(device.outcomes) == 1)
+        tried = dict(device.points[0])
+        device.run(late_s)
+        device.world.board.throttle_events += 1
+        device.until_phase(Phase.COOLING, 2.0)
+        assert device.status.trials[0].outcome == Invalid("throttled")
+        assert not searches[-1].told
+        course = device.governor._course
+        assert course is not None
+        assert course.tuning.history.trials()[0].outcome == Invalid("throttled")
+        device.until(lambda: len(device.outcomes) == 2)
+        assert device.points[1] == tried
+        assert len(searches[-1].told) == 1
+
+
+def test_heat_long_after_a_trial_was_not_in_it(tmp_path: Path) -> None:
+    """Four seconds later the board has said what there was to say."""
+    with rehearsed(simulation(), config(tmp_path, knobs=("gpu_hz",), trials=1)) as (device, searches):
+        device.until(lambda: len(device.outcomes) == 1)
+        device.run(4.0)
+        device.world.board.throttle_events += 1
+        device.run(4.0)
+        assert len(searches[-1].told) == 1
+
+
 def test_it_cools_down_at_a_feasible_point_below_if_one_is_known(tmp_path: Path) -> None:
     """Rather than where heat struck."""
     with rehearsed(simulation(), config(tmp_path, knobs=("gpu_hz",), trials=4, cooldown_s=20.0)) as (device, searches):
