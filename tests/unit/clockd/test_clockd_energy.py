@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from governor.clockd.energy import GAP_S, EnergyMeter
+from governor.clockd.energy import GAP_S, RANGE_S, EnergyMeter
 
 STEP_S = 0.05
 
@@ -170,6 +170,20 @@ def test_a_rise_that_stays_is_believed() -> None:
     meter = counted(every_step(10.0, 10.0, 50.0, 55.0))
     assert (meter.power_w, meter.missing_s) == (55.0, 0.0)
     assert meter.joules == pytest.approx(STEP_S * (10 + 30 + 52.5))
+
+
+def test_a_range_is_forgotten_in_minutes() -> None:
+    """A sensor that once showed ten times the power, twice running, does not put every later interval in doubt."""
+    meter = counted(every_step(10.0, 12.0, 120.0, 120.0, 12.0), window_s=0.43)
+    doubtful = STEP_S**2 / (4 * 0.43) * 110
+    before_j = meter.error_j
+    meter.take(5 * STEP_S, 11.0)
+    assert meter.error_j - before_j == pytest.approx(doubtful)
+    for number in range(6, round(2.1 * RANGE_S / STEP_S)):
+        meter.take(number * STEP_S, 10.0 + number % 2)
+    before_j = meter.error_j
+    meter.take(number * STEP_S + STEP_S, 10.0)
+    assert meter.error_j - before_j == pytest.approx(doubtful / 110, rel=0.01)
 
 
 def test_every_tenth_reading_a_spike_leaves_the_joules_right() -> None:

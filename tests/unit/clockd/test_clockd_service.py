@@ -619,6 +619,24 @@ def test_a_bad_sensor_leaves_a_gap_and_not_a_number(desk: Desk) -> None:
     assert after.energy_error_j > before.energy_error_j + 0.9 * before.power_w
 
 
+def test_a_fault_that_lasts_is_logged_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty samples a second fail; one line says so. Rails that read but add up to nothing are such a fault too."""
+    desk.board.faults = Faults(sensor="zero")
+    desk.run(1.0)
+    assert desk.ask("status")["sensor_faults"] == {"power": 20}
+    assert len([line for line in caplog.messages if "power" in line]) == 1
+
+
+def test_heat_is_on_the_page_with_the_clock_that_it_took(desk: Desk) -> None:
+    """Who sees the clock fall sees why: signs of throttling are read with it, not up to a second later."""
+    desk.lease({"gpu_hz": 1_020_000_000, "gpu_min_hz": 1_020_000_000}, ttl_ms=5000)
+    desk.run(1.1)
+    desk.board.faults = Faults(throttled=True)
+    while desk.reading().observed[0] == 1_020_000_000:
+        desk.run(TICK_S)
+    assert desk.reading().throttle_events == 1
+
+
 def test_throttling_is_counted(desk: Desk) -> None:
     """An alert that comes up is one event."""
     desk.run(1.5)
