@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
 export DATA FULL SLACK ROW
 
-.PHONY: demo test test-external test-faults lint bench-backend fit-virtual clean
+.PHONY: demo test test-external test-faults lint bench-backend bench-clockd fit-virtual clean
 
 demo: models
 	$(BIN)/python -m benchmarks.demo
@@ -26,6 +26,10 @@ lint: $(READY)
 
 bench-backend: models
 	$(BIN)/python -m benchmarks.backend
+
+# What clockd costs and what deaths leave behind; FULL=1 kills at every system call. Needs root and strace.
+bench-clockd: $(READY)
+	$(BIN)/python -m benchmarks.clockd
 
 fit-virtual: $(READY)
 	$(BIN)/python -m benchmarks.fit_virtual_board
