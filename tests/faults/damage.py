@@ -15,6 +15,7 @@ from boards.discover import open_board
 from boards.errors import NoBoard
 from governor.clockd.ledger import ClockLedger, boot_id
 from governor.history import History
+from governor.trial import TrialRecord
 from telemetry.durable import decode
 
 from .kills import QUIET, dirty
@@ -150,7 +151,7 @@ def _histories(tally: Tally) -> None:
     draw = random.Random(81)
     with tempfile.TemporaryDirectory(prefix="teg-faults-") as folder:
         sound = _history(Path(folder) / "whole").read_bytes()
-        whole = {repr(_record(number)) for number in range(RECORDS)}
+        whole = [_record(number) for number in range(RECORDS)]
         for number in range(tally.few(EACH)):
             kind = KINDS[number % len(KINDS)]
             case = Path(folder) / f"{number}"
@@ -164,13 +165,13 @@ def _histories(tally: Tally) -> None:
                 tally.expect(False, f"{what}: {type(error).__name__}: {error}")
 
 
-def _reads_on(tally: Tally, folder: Path, whole: set[str] | None, what: str) -> None:
+def _reads_on(tally: Tally, folder: Path, whole: list[TrialRecord] | None, what: str) -> None:
     """The history opens, offers no trial that was never made, and takes one more."""
     history = History(folder, _subject())
     try:
         earlier = history.trials()
         if whole is not None:
-            tally.expect(all(repr(trial) in whole for trial in earlier), f"{what}: a trial that was never made")
+            tally.expect(all(trial in whole for trial in earlier), f"{what}: a trial that was never made")
         history.add(_record(9), 9.0)
         tally.same(history.trials()[-1:], [_record(9)], f"{what}: the next record")
     finally:

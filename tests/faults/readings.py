@@ -31,6 +31,8 @@ TOGETHER = 5
 KNOBS = ("gpu_hz", "emc_hz", "cpu_hz")
 SENSORS = ("negative", "zero", "nan", "empty")
 REAL = 20
+A_WORLD = 12
+"""Trials in one world: a governor judges all its trials again after each, which grows with their square."""
 SEEN_WITHIN_S = 12.0
 
 
@@ -98,31 +100,42 @@ def _ignored_at_random(tally: Tally, lies: Sequence[Lie]) -> None:
     """Three trials in ten are lied to; what the silicon really did decides who must be flagged."""
     logging.disable()
     draw, wanted = random.Random(6), tally.few(200)
-    with world(trial_s=1.5) as made:
-        made.until(lambda: made.outcomes())
-        seen, honest, trials = len(made.outcomes()), True, 0
-        while trials < wanted and tally.failed < 5:
-            made.live(STEP_S)
-            if made.status.phase is Phase.MEASURING:
-                honest = honest and made.honest()
-            outcomes = made.outcomes()
-            if len(outcomes) == seen:
-                continue
-            lied = made.faults != Faults()
-            for outcome in outcomes[seen:]:
-                trials += 1
-                tally.inject(real=False, kind="lied to" if lied else "left alone")
-                if not honest:
-                    tally.expect(outcome not in ("feasible", "violated"), f"an ignored request was measured: {outcome}")
-                if outcome == "clocks":
-                    tally.kinds["flagged"] += 1
-                    tally.expect(lied, "an honest trial was flagged")
-            seen, honest = len(outcomes), True
-            made.faults = draw.choice(lies).record if draw.random() < 0.3 else Faults()
-        fitted = sum(outcome in ("feasible", "violated") for outcome in outcomes)
-        tally.expect(len(made.told) <= fitted, f"{len(made.told)} trials reached the fit, {fitted} were sound")
-        tally.expect(tally.kinds["flagged"] > 0.1 * wanted, "hardly any trial was flagged")
-        tally.expect(made.status.faults["clocks"] >= tally.kinds["flagged"], "the governor's counter of ignored clocks")
+    for first in range(0, wanted, A_WORLD):
+        with world(trial_s=1.5) as made:
+            _ignored_in(tally, made, lies, min(A_WORLD, wanted - first), draw)
+    tally.expect(tally.kinds["flagged"] > 0.1 * wanted, "hardly any trial was flagged")
+
+
+def _ignored_in(tally: Tally, made: World, lies: Sequence[Lie], wanted: int, draw: random.Random) -> None:
+    made.until(lambda: made.outcomes())
+    seen, flagged = len(made.outcomes()), 0
+    begun, honest = seen, True
+    while seen < begun + wanted and tally.failed < 5:
+        made.live(STEP_S)
+        if made.status.phase is Phase.MEASURING:
+            honest = honest and made.honest()
+        outcomes = made.outcomes()
+        if len(outcomes) == seen:
+            continue
+        lied = made.faults != Faults()
+        for outcome in outcomes[seen:]:
+            tally.inject(real=False, kind="lied to" if lied else "left alone")
+            if not honest:
+                tally.expect(outcome not in ("feasible", "violated"), f"an ignored request was measured: {outcome}")
+            if outcome == "clocks":
+                flagged += 1
+                tally.expect(lied, "an honest trial was flagged")
+        seen, honest = len(outcomes), True
+        made.faults = draw.choice(lies).record if draw.random() < 0.3 else Faults()
+    tally.kinds["flagged"] += flagged
+    tally.expect(made.status.faults["clocks"] >= flagged, "the governor's counter of ignored clocks")
+    _only_sound_ones(tally, made)
+
+
+def _only_sound_ones(tally: Tally, made: World) -> None:
+    """The search has learnt from no more trials than could be measured."""
+    sound = sum(outcome in ("feasible", "violated") for outcome in made.outcomes())
+    tally.expect(len(made.told) <= sound, f"{len(made.told)} trials reached the fit, {sound} were sound")
 
 
 def _ignored_for_good(tally: Tally) -> None:
@@ -156,48 +169,56 @@ def _in_trials(
 ) -> None:
     """In virtual time: a lie begins inside a trial; that trial is invalid for its reason and reaches no fit."""
     logging.disable()
-    with world(trial_s=trial_s) as made:
-        for number in range(times):
-            lie = lies[number % len(lies)]
-            what = f"virtual {lie.name}"
-            made.until(lambda: made.status.phase is Phase.MEASURING)
-            seen, looks, faults = len(made.outcomes()), len(made.readings), made.status.faults[lie.reason]
-            made.live(0.5)
-            made.faults = lie.record
-            tally.inject(real=False, kind=lie.name)
-            over = made.until(lambda seen=seen: len(made.outcomes()) > seen, 30)
-            if tally.expect(over, f"{what}: the trial never ends"):
-                tally.same(made.outcomes()[seen], lie.reason, what)
-                tally.expect(made.status.faults[lie.reason] > faults, f"{what}: no fault was counted")
-            check(tally, made, lie, looks)
-            made.faults = Faults()
-            back = _tunes_again(made)
-            if not tally.expect(back, f"{what}: no sound trial after it ({made.status.phase}, {made.outcomes()[-3:]})"):
-                return
-        sound = sum(outcome in ("feasible", "violated") for outcome in made.outcomes())
-        tally.expect(len(made.told) <= sound, f"{len(made.told)} trials reached the fit, {sound} were sound")
+    for first in range(0, times, A_WORLD):
+        with world(trial_s=trial_s) as made:
+            for number in range(first, min(times, first + A_WORLD)):
+                if not _in_trial(tally, made, lies[number % len(lies)], check):
+                    break
+            _only_sound_ones(tally, made)
+
+
+def _in_trial(tally: Tally, made: World, lie: Lie, check: Callable[[Tally, World, Lie, int], None]) -> bool:
+    """One trial; whether a sound one followed."""
+    what = f"virtual {lie.name}"
+    made.until(lambda: made.status.phase is Phase.MEASURING)
+    seen, looks, faults = len(made.outcomes()), len(made.readings), made.status.faults[lie.reason]
+    made.live(0.5)
+    made.faults = lie.record
+    tally.inject(real=False, kind=lie.name)
+    if tally.expect(made.until(lambda: len(made.outcomes()) > seen, 30), f"{what}: the trial never ends"):
+        tally.same(made.outcomes()[seen], lie.reason, what)
+        tally.expect(made.status.faults[lie.reason] > faults, f"{what}: no fault was counted")
+    check(tally, made, lie, looks)
+    made.faults = Faults()
+    back = _tunes_again(made)
+    return tally.expect(back, f"{what}: no sound trial after it ({made.status.phase}, {made.outcomes()[-3:]})")
 
 
 def _spikes(tally: Tally) -> None:
     """One reading in three is ten times too high: none is believed, the trial is invalid; a single one is harmless."""
     logging.disable()
     lie = Lie({"sensor": "spike"}, "sensor", "spike")
-    with world() as made:
-        for number in range(tally.few(40)):
-            made.until(lambda: made.status.phase is Phase.MEASURING)
-            seen, looks, alone = len(made.outcomes()), len(made.readings), number % 2
-            tally.inject(real=False, kind="one spike" if alone else "spikes")
-            while len(made.outcomes()) == seen and len(made.readings) < looks + 300:
-                made.live(0.2)
-                if not alone or len(made.readings) < looks + 5:
-                    made.faults = lie.record
-                made.live(STEP_S)
-                made.faults = Faults()
-            reasons = ("feasible", "violated") if alone else ("sensor",)
-            tally.expect(
-                made.outcomes()[seen] in reasons, f"{'one spike' if alone else 'spikes'}: {made.outcomes()[seen]}"
-            )
-            _no_lie_was_believed(tally, made, lie, looks)
+    times = tally.few(40)
+    for first in range(0, times, A_WORLD):
+        with world() as made:
+            for number in range(first, min(times, first + A_WORLD)):
+                _spiked(tally, made, lie, alone=bool(number % 2))
+
+
+def _spiked(tally: Tally, made: World, lie: Lie, *, alone: bool) -> None:
+    what = "one spike" if alone else "spikes"
+    made.until(lambda: made.status.phase is Phase.MEASURING)
+    seen, looks = len(made.outcomes()), len(made.readings)
+    tally.inject(real=False, kind=what)
+    while len(made.outcomes()) == seen and len(made.readings) < looks + 300:
+        made.live(0.2)
+        if not alone or len(made.readings) < looks + 5:
+            made.faults = lie.record
+        made.live(STEP_S)
+        made.faults = Faults()
+    outcome = made.outcomes()[seen]
+    tally.expect(outcome in (("feasible", "violated") if alone else ("sensor",)), f"{what}: {outcome}")
+    _no_lie_was_believed(tally, made, lie, looks)
 
 
 def _no_lie_was_believed(tally: Tally, made: World, lie: Lie, looks: int) -> None:

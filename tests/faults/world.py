@@ -93,6 +93,7 @@ class World(Simulation):
         self.governor = Governor(settings, Wire(self.machine.clockd), self, self.clock, Inline(), self._make_search)
         self.status = self.governor.status
         self._history = folder / "state" / "history.log"
+        self._read = (0, list[str]())
 
     @property
     def faults(self) -> Faults:
@@ -132,7 +133,11 @@ class World(Simulation):
 
     def outcomes(self) -> list[str]:
         """The outcome of each trial on disk, or the reason why it is none."""
-        return [row.get("reason", row["outcome"]) for row in read_log(self._history) if row["kind"] == "trial"]
+        size = self._history.stat().st_size if self._history.exists() else 0
+        if size != self._read[0]:
+            rows = [row for row in read_log(self._history) if row["kind"] == "trial"]
+            self._read = (size, [row.get("reason", row["outcome"]) for row in rows])
+        return list(self._read[1])
 
     def _make_search(self, *arguments: object) -> StubSearch:
         world = self
