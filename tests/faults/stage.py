@@ -98,11 +98,15 @@ class Stage:
             if _value(now.get(path)) != _value(content)
         }
 
-    def reset(self) -> None:
-        """The board as it was at first, and an empty run directory; no process may run."""
+    def put_back(self) -> None:
+        """The board's files as they were at first."""
         for path, content in self.originals.items():
             if not path.exists() or path.read_bytes() != content:
                 path.write_bytes(content)
+
+    def reset(self) -> None:
+        """The board as it was at first, and an empty run directory; no process may run."""
+        self.put_back()
         shutil.rmtree(self.run_dir.root, ignore_errors=True)
 
     def board(self, *more: str) -> list[str]:

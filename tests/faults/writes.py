@@ -247,5 +247,5 @@ def _mended(tally: Tally, made: Stage, clockd: Child, what: str, free: str = "")
         tally.worst("slowest_mend_s", until(whole, "the knobs go back", MENDED_WITHIN_S))
     except TimeoutError:
         tally.expect(False, f"{what}: left changed: {made.changed()}")
-        made.reset()
+    made.put_back()
     tally.expect(clockd.running, f"{what}: clockd ended with {clockd.code}")
