@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from .clocks import KNOBS, Applied, ClockPoint
-from .errors import BoardError, KnobNotRestored, NodeError, NodeMissing, NotOffered, NotRestored
+from .errors import BoardError, NodeError, NodeMissing, NotOffered, NotRestored
 from .layout import Layout
 from .parts import NAMES, Name, Parts
 from .rails import Rails
-from .restoring import complete, differences, part_of, put_back
+from .restoring import absent, complete, differences, put_back
 from .thermal import Throttle
 from .tree import Patient, Tree
 
@@ -160,14 +160,12 @@ class JetsonBoard:
         failures: list[BoardError] = list(put_back(self.parts, wanted))
         self._sleep(TRUST_AFTER_S)
         try:
-            failures += differences(wanted, self.read_knobs())
+            now = self.read_knobs()
+            failures += differences(wanted, now)
         except NodeError as error:
             failures.append(error)
         self._asked = bool(failures)
-        missing = self.parts.missing()
-        for name in sorted(originals.keys() - keep):
-            if part_of(name) in missing:
-                failures.append(KnobNotRestored(name, originals[name], None))
+        failures += absent(self.parts, originals, keep, now)
         if failures:
             raise NotRestored(tuple(failures))
 

@@ -7,6 +7,7 @@ range, so that a damaged record still ends with every clock free.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -14,6 +15,8 @@ from .errors import BoardError, KnobNotRestored, NodeError
 from .parts import NAMES, Name, Parts
 
 Knobs = dict[str, int]
+_CLUSTER = re.compile(r"policy(\d+)\.")
+"""A policy bears the number of its first core."""
 _RATE, _LOCKED, _STATE, _HALT = "emc.rate", "emc.mrq_rate_locked", "emc.state", "emc.bwmgr_halt"
 
 
@@ -60,6 +63,20 @@ def put_back(parts: Parts, wanted: Knobs) -> Iterator[NodeError]:
             step()
         except NodeError as error:
             yield error
+
+
+def absent(parts: Parts, originals: Knobs, keep: frozenset[str], now: Knobs) -> Iterator[BoardError]:
+    """Originals whose files are not there to be written: of a part that has gone, or of one cluster's clock.
+
+    The clock of a cluster whose first core is off is nobody's to write, and not waited for.
+    """
+    missing = parts.missing()
+    clocked = {policy.number for policy in parts.cpus.policies}
+    for name in sorted(originals.keys() - keep):
+        cluster = _CLUSTER.match(name)
+        gone = cluster and int(cluster[1]) not in clocked and now.get(f"cpu{cluster[1]}.online") == 1
+        if gone or part_of(name) in missing:
+            yield KnobNotRestored(name, originals[name], None)
 
 
 def differences(wanted: Knobs, now: Knobs) -> Iterator[BoardError]:
