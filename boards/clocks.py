@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
@@ -100,6 +101,10 @@ class Board(Protocol):
 
     def read_knobs(self) -> dict[str, int]:
         """The value of every knob file that a request may write, by name, in the kernel's own unit."""
+        ...
+
+    def watch_knobs(self) -> Callable[[], bool]:
+        """A question cheap enough to ask often: whether every knob file still reads as it does now."""
         ...
 
     def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:

@@ -70,7 +70,7 @@ class Cpus:
 
     def rescan(self) -> None:
         """Take the limits as they stand, and the cores that are online, for those at rest."""
-        self._meet()
+        self.meet()
         self._check_mask()
         self._spare = self.online()
         active = self._active(self._spare)
@@ -79,6 +79,21 @@ class Cpus:
                 policy.range.rescan()
             else:
                 policy.range.forget()
+
+    def meet(self) -> None:
+        """Get to know policies that were not there, or not readable, before."""
+        policies = {policy.number: policy for policy in self.policies}
+        for path in self._tree.glob(f"{_CPUS}/cpufreq/policy*"):
+            number = int(path.rpartition("policy")[2])
+            try:
+                policies[number] = policies.get(number) or Policy(self._tree, number)
+            except NodeError:
+                continue
+        self.policies = tuple(policies[number] for number in sorted(policies))
+        grouped = {cpu for policy in self.policies for cpu in policy.cpus}
+        files = self._tree.glob(f"{_CPUS}/cpu[0-9]*/online")
+        cpus = sorted(int(path.split("/")[-2].removeprefix("cpu")) for path in files)
+        self._loose = tuple(cpu for cpu in cpus if cpu not in grouped) if self.policies else ()
 
     def frequencies(self) -> tuple[int, ...]:
         """The steps that every policy offers, ascending; none where the driver lists none."""
@@ -132,6 +147,13 @@ class Cpus:
             values |= zip(names, policy.range.read(), strict=True)
         return values | {f"cpu{cpu}.online": int(cpu in online) for cpu in self.all_cpus()}
 
+    def knob_paths(self) -> list[str]:
+        """The files that `knobs` reads."""
+        active = self._active(self.online()) if self.frequencies() else []
+        limits = [path for policy in active for path in policy.range.paths]
+        each = [f"{_CPUS}/cpu{cpu}/online" for cpu in self.all_cpus()]
+        return limits + ([f"{_CPUS}/online"] if self._masked else [path for path in each if self._tree.exists(path)])
+
     def ask(self, limit_hz: int | None, cores: int | None) -> None:
         """Ask every online core to stay at or below a limit, and for a number of cores.
 
@@ -160,21 +182,6 @@ class Cpus:
         if cpu != 0 and self._is_online(cpu) != online:
             self._tree.write(f"{_CPUS}/cpu{cpu}/online", str(int(online)))
             self._check_mask()
-
-    def _meet(self) -> None:
-        """Get to know policies that were not there, or not readable, before."""
-        policies = {policy.number: policy for policy in self.policies}
-        for path in self._tree.glob(f"{_CPUS}/cpufreq/policy*"):
-            number = int(path.rpartition("policy")[2])
-            try:
-                policies[number] = policies.get(number) or Policy(self._tree, number)
-            except NodeError:
-                continue
-        self.policies = tuple(policies[number] for number in sorted(policies))
-        grouped = {cpu for policy in self.policies for cpu in policy.cpus}
-        files = self._tree.glob(f"{_CPUS}/cpu[0-9]*/online")
-        cpus = sorted(int(path.split("/")[-2].removeprefix("cpu")) for path in files)
-        self._loose = tuple(cpu for cpu in cpus if cpu not in grouped) if self.policies else ()
 
     def _check_mask(self) -> None:
         """A list that does not follow the cores is no kernel's, but a plain file of an exported tree."""

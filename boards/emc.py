@@ -74,6 +74,11 @@ class Emc:
         values = {name: read_int(self._tree, path) for name, path in self.flags.items()}
         return values | {"emc.rate": self.observe()} if values["emc.mrq_rate_locked"] == 1 else values
 
+    def knob_paths(self) -> list[str]:
+        """The files that `knobs` reads."""
+        locked = read_int(self._tree, self.flags["emc.mrq_rate_locked"]) == 1
+        return [*self.flags.values(), *([self.rate_path] if locked else [])]
+
     def request(self, rate_hz: int) -> None:
         """Lock the memory controller at a rate: the lock first, for an unlocked rate belongs to the firmware."""
         for path in self.flags.values():

@@ -76,6 +76,8 @@ class JetsonBoard:
             for name in NAMES:
                 if (part := getattr(self.parts, name)) is not None:
                     self._ask_part(name, part.rescan, None)
+        else:
+            self._ask_part("cpus", self.parts.cpus.meet, None)
         self._say()
 
     def observe(self) -> ClockPoint:
@@ -145,6 +147,12 @@ class JetsonBoard:
         values = dict(self._ask_part("gpu", gpu.knobs, nothing)) if gpu else {}
         values |= self._ask_part("emc", emc.knobs, nothing) if emc else {}
         return values | self._ask_part("cpus", self.parts.cpus.knobs, nothing)
+
+    def watch_knobs(self) -> Callable[[], bool]:
+        """A question cheap enough to ask often: whether every knob file still reads as it does now."""
+        gpu, emc = self.parts.gpu, self.parts.emc
+        paths = [*(gpu.range.paths if gpu else ()), *(emc.knob_paths() if emc else ()), *self.parts.cpus.knob_paths()]
+        return self._tree.watch(paths)
 
     def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
         """Put the knobs back; one that is missing from `originals`, or impossible, gets the board's own range.

@@ -18,6 +18,11 @@ class Limits:
         self.upper_path = upper_path
         self.rest: tuple[int, int] | None = None
 
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Both files."""
+        return self.lower_path, self.upper_path
+
     def read(self) -> tuple[int, int]:
         """Lower and upper limit as they read back: the range in force, other users' limits included."""
         return read_int(self._tree, self.lower_path), read_int(self._tree, self.upper_path)

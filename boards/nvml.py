@@ -131,6 +131,11 @@ class NvmlBoard:
         """The power limit in milliwatts; the locks cannot be read."""
         return {POWER_LIMIT: self._device.power_limit_mw()} if self._found.limitable else {}
 
+    def watch_knobs(self) -> Callable[[], bool]:
+        """A question cheap enough to ask often: whether the power limit still reads as it does now."""
+        knobs = self.read_knobs()
+        return lambda: self.read_knobs() == knobs
+
     def restore(self, originals: dict[str, int], keep: frozenset[str] = frozenset()) -> None:
         """Take both locks away and put the power limit back, an unknown or impossible one to the card's default.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from .errors import KnobRefused, SensorImplausible, node_error
 _PAGE = 4096
 """A sysfs file ends there."""
 _LONGEST = 65536
+_BLANK = b" \t\r\n\0"
 """More than any table in debugfs has."""
 
 
@@ -35,6 +36,10 @@ class Tree(Protocol):
 
     def exists(self, path: str) -> bool:
         """Whether the path is there and may be reached by this user."""
+        ...
+
+    def watch(self, paths: Iterable[str]) -> Callable[[], bool]:
+        """A question cheap enough to ask often: whether every file still reads as it does now."""
         ...
 
 
@@ -68,7 +73,7 @@ class SysfsTree:
                 raw = self._read_anew(path)
             except OSError as error:
                 raise node_error(path, error) from error
-        return raw.decode("utf-8", "replace").rstrip(" \t\r\n\0")
+        return raw.rstrip(_BLANK).decode("utf-8", "replace")
 
     def write(self, path: str, text: str) -> None:
         """Write one line in one call, without following a link in the last place, and check that all of it was taken.
@@ -94,6 +99,20 @@ class SysfsTree:
     def exists(self, path: str) -> bool:
         """Whether the path is there; debugfs hides its files from everybody but root."""
         return os.access(self._prefix + path, os.F_OK)
+
+    def watch(self, paths: Iterable[str]) -> Callable[[], bool]:
+        """Whether every file still reads as it does now: texts are compared, not understood."""
+        texts = [(path, self.read(path).encode()) for path in paths]
+
+        def still() -> bool:
+            for path, text in texts:
+                kept = self._kept.get(path)
+                raw = b"" if kept is None else self._read_kept(path, *kept)
+                if raw.rstrip(_BLANK) != text and self.read(path).encode() != text:
+                    return False
+            return True
+
+        return still
 
     def close(self) -> None:
         """Close every file that was kept open; reading opens them again."""
@@ -146,6 +165,7 @@ class Patient:
         self.read = tree.read
         self.glob = tree.glob
         self.exists = tree.exists
+        self.watch = tree.watch
 
     def write(self, path: str, text: str) -> None:
         """Write `text`; what stays busy is raised as the kernel said it."""

@@ -78,6 +78,11 @@ class VirtualTree:
         """Whether the path leads to a file or a folder."""
         return self._is_there(self._real(path))
 
+    def watch(self, paths: Iterable[str]) -> Callable[[], bool]:
+        """Whether every file still reads as it does now."""
+        texts = [(path, self.read(path)) for path in paths]
+        return lambda: all(self.read(path) == text for path, text in texts)
+
     def _node(self, path: str) -> Node:
         real = self._real(path)
         if not self._is_there(real):

@@ -77,6 +77,8 @@ class Clockd:
         self._begin = begin or (lambda: None)
         self._left: dict[str, int] = {}
         """Knob files as they read right after the request."""
+        self._still: Callable[[], bool] = lambda: True
+        """Whether they still read so."""
         self._keep: frozenset[str] = frozenset()
         """Knob files that are not ours to put back any more."""
         self._not_restored = ""
@@ -170,6 +172,7 @@ class Clockd:
             if first:
                 self._begin()
             applied = board.request(request.point)
+            self._still = board.watch_knobs()
             self._left = board.read_knobs()
         except NotOffered as error:
             self._end_lease("its point is not offered any more")
@@ -239,10 +242,17 @@ class Clockd:
 
     def _changed(self) -> frozenset[str]:
         """Knob files that no longer read as we left them; one that has gone was not changed."""
-        now, left = self._read_knobs(), self._left
-        if now == left:
+        if self._as_left():
             return frozenset()
+        now, left = self._read_knobs(), self._left
         return frozenset(name for name, value in now.items() if left.get(name, value) != value)
+
+    def _as_left(self) -> bool:
+        try:
+            return self._still()
+        except BoardError:
+            # One file has gone, or cannot be read: then all are read, and the fault is counted.
+            return False
 
     def _read_knobs(self) -> dict[str, int]:
         try:

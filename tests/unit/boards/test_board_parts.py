@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,62 @@ def test_what_cannot_be_put_back_for_want_of_its_part_is_said(virtual: VirtualBo
     virtual.rescan()
     virtual.restore(originals)
     assert virtual.read_knobs() == originals
+
+
+def test_a_cluster_that_vanishes_is_waited_for(files: Path, time: VirtualTime) -> None:
+    """One policy's folder goes: the others are restored and work on, its limit is owed until it is back."""
+    board = open_jetson(files, time.clock, time.sleep)
+    originals = board.read_knobs()
+    assert board.request(ClockPoint(cpu_hz=960_000_000)).honoured
+    policy = (files / "sys/devices/system/cpu/cpufreq/policy4").resolve()
+    shutil.copytree(policy, files / "away")
+    shutil.rmtree(policy)
+    board.observe()
+    board.rescan()
+    for _ in range(2):
+        with pytest.raises(NotRestored) as failure:
+            board.restore(originals)
+        assert {getattr(missed, "knob", "").split(".")[0] for missed in failure.value.failures} == {"policy4"}
+    assert board.request(ClockPoint(cpu_hz=729_600_000)).honoured
+    (files / "away").rename(policy)
+    board.rescan()
+    board.restore(originals)
+    board.rescan()
+    assert board.read_knobs() == originals
+    assert (policy / "scaling_max_freq").read_text().strip() == "2201600"
+
+
+def test_the_next_process_waits_for_a_cluster_too(files: Path, time: VirtualTime) -> None:
+    """One that never saw the policy does not take its limit for restored: it is named until it is there again."""
+    board = open_jetson(files, time.clock, time.sleep)
+    originals = board.read_knobs()
+    board.request(ClockPoint(cpu_hz=960_000_000))
+    policy = files / "sys/devices/system/cpu/cpufreq/policy4"
+    policy.rename(files / "away")
+    heir = open_jetson(files, time.clock, time.sleep)
+    with pytest.raises(NotRestored) as owed:
+        heir.restore(originals)
+    assert {getattr(missed, "knob", "").split(".")[0] for missed in owed.value.failures} == {"policy4"}
+    (files / "away").rename(policy)
+    heir.rescan()
+    heir.restore(originals)
+    assert (policy / "scaling_max_freq").read_text().split()[0] == "2201600"
+
+
+def test_a_watch_sees_every_knob_file(board: JetsonBoard) -> None:
+    """Nothing written, nothing seen; any one knob file written, by whomever, and it no longer reads as it did."""
+    board.request(LOW)
+    still = board.watch_knobs()
+    assert still()
+    assert still()
+    for point in (ClockPoint(gpu_hz=714_000_000), ClockPoint(cpu_hz=729_600_000), ClockPoint(emc_hz=665_600_000)):
+        before = board.watch_knobs()
+        board.request(point)
+        assert not before()
+        assert not still()
+    before = board.watch_knobs()
+    board.request(ClockPoint(cores=8))
+    assert not before()
 
 
 def test_a_file_that_vanishes_takes_its_part_along(files: Path, time: VirtualTime) -> None:
@@ -253,6 +310,7 @@ class ShyPolicies:
     def __init__(self, virtual: VirtualBoard) -> None:
         self._tree = virtual.tree
         self.write, self.glob, self.exists = self._tree.write, self._tree.glob, self._tree.exists
+        self.watch = self._tree.watch
 
     def read(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
