@@ -7,6 +7,7 @@ import json
 import logging
 import queue
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from .governors import MODULES, Governed
 from .record import Tally
 from .stage import stage, until
 from .traffic import Traffic
-from .world import STEP_S, World, world
+from .world import STEP_S, World, outcomes_of, world
 from .writes import silent
 from .zygote import Zygote
 
@@ -289,7 +290,7 @@ def _in_processes(
                     lie = work.get_nowait()
                 except queue.Empty:
                     break
-                _told(tally, scene, faults, lie, check)
+                _told(tally, scene, faults, lie, check, trial_s / 6)
             tally.expect(governor.running, f"the governor ended with {governor.code}: {governor.said[-300:]}")
             tally.expect(scene.clockd.running, f"clockd ended with {scene.clockd.code}")
 
@@ -298,17 +299,28 @@ def _in_processes(
             done.result()
 
 
-def _told(tally: Tally, scene: Governed, faults: Path, lie: Lie, check: Callable[[Tally, Governed, str], None]) -> None:
+def _told(
+    tally: Tally,
+    scene: Governed,
+    faults: Path,
+    lie: Lie,
+    check: Callable[[Tally, Governed, str], None],
+    after_s: float,
+) -> None:
+    """One lie, `after_s` after a trial's end: inside the next one, where that lasts long enough."""
     what, governor = f"{lie.name} in real processes", scene.made.children[-1]
     try:
         until(lambda: _outcomes(scene)[-1:] == ["feasible"], f"{what}: a sound trial before", 30)
-        seen, said = len(scene.records()), len(governor.said)
+        begun_s = time.monotonic()
+        until(lambda: time.monotonic() > begun_s + after_s, "the next trial is under way")
+        seen, said = len(_outcomes(scene)), len(governor.said)
         replace(faults, json.dumps(lie.faults).encode())
         tally.inject(real=True, kind=f"{lie.name}, real")
         # between two trials there is none to be invalid: then the fault itself is logged and counted
         named = until(lambda: f"{lie.reason}: " in governor.said[said:], f"{what}: a log line names it", SEEN_WITHIN_S)
         tally.worst(f"slowest_seen_s_{lie.reason}", named)
-        invalid = lie.reason in _outcomes(scene)[seen:]
+        # heat may show only after a trial's end, and then takes it back
+        invalid = lie.reason in _outcomes(scene)[max(0, seen - 1) :]
         tally.kinds["trials invalid"] += invalid
         tally.expect(invalid or lie.reason == "blind", f"{what}: no trial was invalid for it")
         check(tally, scene, what)
@@ -316,7 +328,7 @@ def _told(tally: Tally, scene: Governed, faults: Path, lie: Lie, check: Callable
         tally.expect(False, f"{error}; last {_outcomes(scene)[-3:]}")
     finally:
         replace(faults, b"{}")
-    seen = len(scene.records())
+    seen = len(_outcomes(scene))
     try:
         until(lambda: "feasible" in _outcomes(scene)[seen:], f"{what}: a sound trial after it", 30)
     except TimeoutError as error:
@@ -333,5 +345,4 @@ def _gives_back(tally: Tally, scene: Governed, what: str) -> None:
 
 
 def _outcomes(scene: Governed) -> list[str]:
-    rows = [row for line in scene.records() if (row := decode(line)) and row["kind"] == "trial"]
-    return [row.get("reason", row["outcome"]) for row in rows]
+    return outcomes_of(row for line in scene.records() if (row := decode(line)))

@@ -8,9 +8,10 @@ search. An hour of governing takes seconds.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from boards.clocks import KNOBS, ClockPoint
 from boards.virtual import NAME, Load, VirtualBoard
@@ -30,6 +31,17 @@ from .stub_search import StubSearch
 STEP_S = 0.1
 RATE_HZ = 10.0
 INFO = InstanceInfo("resnet18", "1", "resnet18_0_0", "resnet", 8, 0, 0.5, 0.95, 1.0)
+
+
+def outcomes_of(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The outcome of each trial in a history, or the reason why it is none; one taken back later is none either."""
+    outcomes: list[str] = []
+    for row in rows:
+        if row["kind"] == "trial":
+            outcomes.append(row.get("reason", row["outcome"]))
+        elif row["kind"] == "retract" and outcomes:
+            outcomes[-1] = row["reason"]
+    return outcomes
 
 
 class Wire(ClockClient):
@@ -135,8 +147,7 @@ class World(Simulation):
         """The outcome of each trial on disk, or the reason why it is none."""
         size = self._history.stat().st_size if self._history.exists() else 0
         if size != self._read[0]:
-            rows = [row for row in read_log(self._history) if row["kind"] == "trial"]
-            self._read = (size, [row.get("reason", row["outcome"]) for row in rows])
+            self._read = (size, outcomes_of(read_log(self._history)))
         return list(self._read[1])
 
     def _make_search(self, *arguments: object) -> StubSearch:
