@@ -18,10 +18,12 @@ from governor.history import History
 from governor.trial import TrialRecord
 from telemetry.durable import decode
 
+from .governors import MODULES, Governed, governed
 from .kills import QUIET, dirty
 from .record import Tally
-from .stage import Stage, stage
+from .stage import Stage, stage, until
 from .tails import OWN_RANGE, RECORDS, _history, _record, _subject, _unusual
+from .traffic import Traffic
 from .zygote import Zygote
 
 READY_WITHIN_S = 5.0
@@ -75,6 +77,36 @@ def corrupted(tally: Tally) -> None:
         _ledgers(tally, made, sound)
         _restarts(tally, made, sound, left)
     _histories(tally)
+    with Zygote(MODULES) as zygote, Traffic() as traffic, governed(zygote, traffic, tally) as scene:
+        _governors(tally, scene)
+
+
+def _governors(tally: Tally, scene: Governed) -> None:
+    """Real governors over damaged histories: each has its lease in time, and keeps what it could not read."""
+    draw = random.Random(8)
+    first = scene.govern()
+    until(lambda: len(scene.records()) > 2, "a history to damage")
+    scene.ended(tally, first)
+    sound = scene.history.read_bytes()
+    for number in range(tally.few(20)):
+        kind = KINDS[number % len(KINDS)]
+        damaged = kind(sound, draw)
+        scene.history.write_bytes(damaged)
+        before = set(scene.state.glob("*.corrupt-*"))
+        tally.inject(real=True, kind="governor over a damaged history")
+        what = f"governor over a history {kind.__name__} ({damaged[:60]!r})"
+        began_s = time.monotonic()
+        child = scene.govern()
+        try:
+            until(lambda child=child: scene.moved(child), "a lease", READY_WITHIN_S)
+            tally.worst("slowest_governor_s", time.monotonic() - began_s)
+        except (TimeoutError, RuntimeError) as error:
+            tally.expect(False, f"{what}: {error}")
+        kept = set(scene.state.glob("*.corrupt-*")) - before
+        if kept:
+            tally.same([path.read_bytes() for path in kept], [damaged], f"{what}: kept aside")
+            tally.expect("history" in child.said, f"{what}: no log line names it: {child.said[-200:]}")
+        scene.ended(tally, child)
 
 
 def _ledgers(tally: Tally, made: Stage, sound: bytes) -> None:

@@ -15,6 +15,8 @@ from .strace import FILE_CALLS, Injection, attached, both_names, counted
 from .zygote import Child, Zygote, until_stopped
 
 RESTORED_WITHIN_S = 3.0
+SERVING, RECOVERING = 200, 36
+"""Deaths of each kind that a full run needs at the least."""
 WORKERS = 2
 QUIET = ("--rate-hz", "1")
 """Seldom sampling, so that the calls counted are those of leases and restores."""
@@ -29,6 +31,8 @@ def clockd_killed(tally: Tally) -> None:
         recovering = _calls_of_recovery(zygote)
         tally.note("calls_of_a_recovery", sum(recovering.values()))
         _in_parallel(tally, zygote, tally.thin(list(_every(recovering))), _killed_recovering)
+    enough = tally.kinds["serving"] >= SERVING // tally.every and tally.kinds["recovering"] >= RECOVERING // tally.every
+    tally.expect(enough, f"too few deaths: {dict(tally.kinds)}")
 
 
 def watched(made: Stage) -> list[Path]:

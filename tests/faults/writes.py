@@ -3,29 +3,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from boards.clocks import Applied
-from boards.discover import open_board
 from governor.clockd.protocol import Json
 from governor.errors import GovernorError, LeaseRefused
 
 from .crash import calls_in
 from .kills import QUIET
 from .record import Tally
-from .stage import EMC, Stage, points, stage, until
+from .stage import Stage, points, stage, until
 from .strace import Injection, attached, both_names, injected
 from .zygote import Child, Zygote
 
 MENDED_WITHIN_S = 4.0
 """A restore that failed is tried again every second."""
 TTL_S = 5.0
-SETTLED_WITHIN_S = 0.6
-"""Half a second, and one look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +85,6 @@ def refused(tally: Tally) -> None:
                 strike(tally, made, clockd, place, f"error={error}", "refused")
 
 
-def silent(tally: Tally) -> None:
-    """Row 6, its part on files: the kernel says that it took the whole write, and did nothing."""
-    with Zygote() as zygote, stage(zygote, tally) as made:
-        clockd = made.clockd(*QUIET)
-        for place in places(made, clockd)[:: max(1, tally.every // 4)]:
-            what = f"{place.path.relative_to(made.root)} write {place.number} ignored"
-            injection = Injection("write", f"retval={place.length}", str(place.number))
-            with attached(clockd.pid, [injection], [place.path], log=made.folder / "log"):
-                _told_the_truth(tally, made, what)
-            if injected(made.folder / "log"):
-                tally.inject(real=True, kind="ignored write")
-                # once it is unlocked, the rate of the memory controller is its firmware's affair, and not looked at
-                _mended(tally, made, clockd, what, free=f"{EMC}/rate")
-
-
-def _told_the_truth(tally: Tally, made: Stage, what: str) -> None:
-    """Walk; every answer says whether the clocks are as asked for, which another pair of eyes checks."""
-    with made.client() as client:
-        low, middle = points(client.table())
-        for point in (low, middle, low):
-            applied = client.lease(point, TTL_S)
-            seen = Applied(point, open_board("auto", made.root).observe(), 0.0)
-            tally.same(applied.honoured, seen.honoured, f"{what}: honoured")
-            tally.expect(applied.settle_s <= SETTLED_WITHIN_S, f"{what}: said only after {applied.settle_s:.2f} s")
-        with contextlib.suppress(GovernorError):
-            client.release()
-
-
 def places(made: Stage, clockd: Child) -> list[Place]:
     """Every place at which a walk writes a knob file."""
     with attached(
@@ -168,7 +135,7 @@ def strike(tally: Tally, made: Stage, clockd: Child, place: Place, action: str, 
             return
         tally.inject(real=True, kind=action.partition("=")[2])
         _answered(tally, made, walked, place.path, cause, what)
-        _mended(tally, made, clockd, what)
+        mended(tally, made, clockd, what)
         if cause:
             faults.rose(tally, place.path.name, what)
 
@@ -187,7 +154,7 @@ def lasting(tally: Tally, made: Stage, clockd: Child, path: Path, action: str, c
         _answered(tally, made, walked, path, cause, what)
         if cause == "busy":
             tally.expect(tries <= 6, f"{what}: {tries} tries by one request and one restore")
-        _mended(tally, made, clockd, what)
+        mended(tally, made, clockd, what)
         faults.rose(tally, path.name, what)
 
 
@@ -256,7 +223,7 @@ def _answered(tally: Tally, made: Stage, walked: Walked, path: Path, cause: str,
         tally.expect(walked.release is not None, f"{what}: nobody was told")
 
 
-def _mended(tally: Tally, made: Stage, clockd: Child, what: str, free: str = "") -> None:
+def mended(tally: Tally, made: Stage, clockd: Child, what: str, free: str = "") -> None:
     def whole() -> bool:
         with made.client() as client:
             return not made.changed().keys() - {free} and not client.status()["restore_pending"]
