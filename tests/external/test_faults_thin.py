@@ -28,7 +28,7 @@ WAITING = ("3", "29")
 
 @pytest.fixture(scope="module")
 def waiting() -> Iterator[dict[str, Future[Json]]]:
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(len(WAITING)) as pool:
         yield {name: pool.submit(run_row, ROWS[name], ROWS[name].thin) for name in WAITING}
 
 
