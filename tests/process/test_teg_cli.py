@@ -23,14 +23,14 @@ def test_status_of_an_empty_run_directory(tmp_path: Path) -> None:
     """One JSON object on standard output, nothing on standard error, and the answer is no."""
     done = teg("status", "--json", "--run-dir", str(tmp_path))
     assert (done.returncode, done.stderr) == (1, "")
-    assert json.loads(done.stdout) == {"board": None, "instances": []}
+    assert json.loads(done.stdout) == {"board": None, "instances": [], "governor": None}
 
 
 def test_help_names_every_verb_and_exit_code() -> None:
     """`teg --help` is where a new user starts."""
     done = teg("--help")
     assert done.returncode == 0
-    for verb in ("serve", "run", "clockd", "restore", "status", "doctor", "load", "models"):
+    for verb in ("serve", "run", "clockd", "restore", "status", "doctor", "load", "models", "board"):
         assert f"    {verb}" in done.stdout
     assert "2 usage" in done.stdout
 
