@@ -137,7 +137,7 @@ def _points(zygote: Zygote, traffic: Traffic, tally: Tally) -> list[Injection]:
             until_stopped(child.pid)
             log = scene.made.folder / "calls"
             with attached(child.pid, (), paths, calls, log):
-                child.send(signal.SIGCONT)
+                child.go_on(1.0)
                 until(lambda log=log: counted(log).total() >= CALL_KILLS // 2, "calls to count", 60)
             child.send(signal.SIGTERM)
             tally.same(child.wait(DEADLINE_S), 0, f"exit code of a governor told to end ({child.said[-300:]})")
@@ -188,8 +188,7 @@ def _die(scene: Governed, case: Injection | float) -> int | None:
         log = scene.made.folder / "calls"
         paths = [] if case.call in SOCKET_CALLS else _state_paths(scene)
         with attached(child.pid, [case], paths, ("fdatasync",), log):
-            child.send(signal.SIGCONT)
-            code = child.wait(REACH_S)
+            code = child.go_on(REACH_S)
         synced = sum(line.rstrip().endswith("= 0") for line in log.read_text().splitlines() if "fdatasync(" in line)
         return synced if code == -signal.SIGKILL else None
     finally:

@@ -120,8 +120,7 @@ def _recover(made: Stage, kills: Sequence[Injection], log: Path = Path("/dev/nul
     child = made.start("restore", stopped=True)
     until_stopped(child.pid)
     with attached(child.pid, kills, watched(made), FILE_CALLS, log):
-        child.send(signal.SIGCONT)
-        child.wait(DEADLINE_S)
+        child.go_on(DEADLINE_S)
     return child
 
 

@@ -74,8 +74,7 @@ def synced(tally: Tally, zygote: Zygote, made: Stage) -> None:
     until_stopped(child.pid)
     log = made.folder / "calls"
     with attached(child.pid, (), (), CALLS, log, whole=True):
-        child.send(signal.SIGCONT)
-        tally.same(child.wait(DEADLINE_S), 0, f"appending: {child.said[-300:]}")
+        tally.same(child.go_on(DEADLINE_S), 0, f"appending: {child.said[-300:]}")
     disk = Disk(made.folder)
     for call in calls_in(log):
         if call.name == "write" and call.path == made.folder / "synced.log":

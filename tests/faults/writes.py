@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from .kills import QUIET
 from .record import Tally
 from .stage import Stage, points, stage, until
 from .strace import Injection, attached, both_names, injected
-from .zygote import Child, Zygote
+from .zygote import Child, Zygote, until_stopped
 
 MENDED_WITHIN_S = 4.0
 """A restore that failed is tried again every second."""
@@ -170,9 +169,9 @@ def not_restored(tally: Tally, made: Stage, path: Path, action: str) -> None:
         made.restore()
         return
     helper = made.start("restore", stopped=True)
+    until_stopped(helper.pid)
     with attached(helper.pid, [Injection("write", action, "1+")], [path]):
-        helper.send(signal.SIGCONT)
-        tally.same(helper.wait(20), 4, f"{what}: exit code while it lasts")
+        tally.same(helper.go_on(20), 4, f"{what}: exit code while it lasts")
     tally.expect(path.name in helper.said, f"{what}: no log line names the knob: {helper.said[-200:]}")
     tally.inject(real=True, kind="teg restore")
     tally.same(made.restore().code, 0, f"{what}: exit code after it")

@@ -61,6 +61,17 @@ class Child:
         if self.running:
             signal.pidfd_send_signal(self._descriptor, number)
 
+    def go_on(self, within_s: float) -> int | None:
+        """Wake it from its stop, and wait for its end as `wait` does.
+
+        A tracer that has just attached may lose a SIGCONT: it is sent again each second, which nobody awake notices.
+        """
+        deadline_s = time.monotonic() + within_s
+        while self.code is None and time.monotonic() < deadline_s:
+            self.send(signal.SIGCONT)
+            self.wait(min(1.0, max(0.0, deadline_s - time.monotonic())))
+        return self.wait(0)
+
     def end(self) -> None:
         """SIGKILL, and wait."""
         self.send(signal.SIGKILL)
@@ -100,6 +111,7 @@ class Zygote:
         environ: Mapping[str, str] | None = None,
     ) -> Child:
         """`teg ARGUMENTS` as a new process; `stopped`: it waits for SIGCONT; `before`: a `module:function` to call."""
+        log.touch()
         order = {"arguments": list(arguments), "log": str(log), "stopped": stopped, "before": before, "main": main}
         return Child(self, self._ask(order | {"environ": dict(environ or {})}), log)
 
