@@ -6,18 +6,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from .points import Best, Point
+from .points import Best, Point, Table, is_batch
 
 
 class InTurn:
     """Asks for every point once, the fastest first; the best is the cheapest that was seen feasible."""
 
-    def __init__(self, knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int) -> None:
+    def __init__(
+        self,
+        knobs: Mapping[str, Sequence[float]],
+        slo_s: float,
+        seed: int,
+        prior: Sequence[Table] | None = None,
+        regret: float | None = None,
+    ) -> None:
+        self.prior, self.regret = tuple(prior or ()), regret
         self.knobs = {name: tuple(float(value) for value in values) for name, values in knobs.items()}
         self.told: list[tuple[Point, float, float]] = []
         """Points with their latency in seconds and joules per request."""
         self._slo_s = slo_s
-        downwards = [values if name == "batch" else values[::-1] for name, values in self.knobs.items()]
+        downwards = [values if is_batch(name) else values[::-1] for name, values in self.knobs.items()]
         self._open = [dict(zip(self.knobs, values, strict=True)) for values in itertools.product(*downwards)]
 
     def ask(self) -> Point | None:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from boards.clocks import KNOBS, ClockPoint, ClockTable
 
@@ -34,6 +34,22 @@ class Proposal:
     best: Best | None
 
 
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a search expects of a point; deviations are those of the logs, so 0.05 is about 5 %."""
+
+    energy_j: float
+    latency_s: float
+    energy_deviation: float
+    latency_deviation: float
+    probability_feasible: float
+
+
+Table = Mapping[str, Any]
+"""Measurements as equally long arrays under the knobs' names plus `latency_s`, `energy_j` (J per request) and, where
+known, `power_w` and `flagged` (1: suspect); a text `name` beside them."""
+
+
 class Searcher(Protocol):
     """What proposes points; `search.Search` in the product."""
 
@@ -57,15 +73,40 @@ class Searcher(Protocol):
         ...
 
 
-MakeSearch = Callable[[Mapping[str, Sequence[float]], float, int], Searcher]
-"""A search over knobs, for a latency limit in seconds, with a seed."""
+class MakeSearch(Protocol):
+    """What makes searches."""
+
+    def __call__(
+        self,
+        knobs: Mapping[str, Sequence[float]],
+        slo_s: float,
+        seed: int,
+        prior: Sequence[Table] | None = None,
+        regret: float | None = None,
+    ) -> Searcher:
+        """A search over `knobs` for a latency limit in seconds, with what was measured of other workloads.
+
+        With `regret` it ends once no point is expected to be better than the best by more than that share.
+        """
+        ...
 
 
-def bayesian_search(knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int) -> Searcher:
+def bayesian_search(
+    knobs: Mapping[str, Sequence[float]],
+    slo_s: float,
+    seed: int,
+    prior: Sequence[Table] | None = None,
+    regret: float | None = None,
+) -> Searcher:
     """The product's search; importing torch for it takes seconds, so that it happens no earlier than here."""
     from .search import Search
 
-    return Search(knobs, slo_s, seed)
+    return Search(knobs, slo_s, seed, prior, regret)
+
+
+def is_batch(knob: str) -> bool:
+    """Whether a knob is a batch limit: `batch`, or `batch.MODEL` where several models share the board."""
+    return knob == "batch" or knob.startswith("batch.")
 
 
 def clocks_of(point: Mapping[str, float], table: ClockTable) -> ClockPoint:

@@ -26,7 +26,7 @@ from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogP
 from botorch.models.model_list_gp_regression import ModelListGP
 
 from .errors import Infeasible, UnknownPoint
-from .points import Best
+from .points import Best, Table
 from .surfaces import fit_surfaces
 
 KNOBS = ("cores", "cpu_hz", "gpu_hz", "gpu_min_hz", "emc_hz", "batch")
@@ -64,14 +64,12 @@ class Search:
         knobs: Mapping[str, Sequence[float]],
         slo_s: float,
         seed: int,
-        prior: object = None,
+        prior: Sequence[Table] | None = None,
         regret: float | None = None,
     ) -> None:
         self.knobs = _checked(knobs)
         if not slo_s > 0:
             raise ValueError(f"slo_s must be positive, got {slo_s}")
-        if prior is not None:
-            raise ValueError("prior: surfaces of other workloads are not used by this search yet; pass None")
         self.slo_s = slo_s
         self.regret = regret
         self.points = _grid(self.knobs)

@@ -23,7 +23,7 @@ SETTLE_S, RETRY_S = 0.02, 0.1
 class StubSearch:
     """Walks through the values of every knob, the fastest first; the best is the fastest."""
 
-    def __init__(self, knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int = 0) -> None:
+    def __init__(self, knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int = 0, *_: object) -> None:
         self.knobs = {name: tuple(values) for name, values in knobs.items()}
         self._slo_s = slo_s
         self._numbers = itertools.count(seed)

@@ -95,7 +95,7 @@ def rehearsed(world: Simulation, settings: Config) -> Iterator[tuple[Device, lis
     """Governed with a search that tries every point in turn; with the searches made so far, the last one in use."""
     searches: list[InTurn] = []
 
-    def make_search(knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int) -> InTurn:
+    def make_search(knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int, *_: object) -> InTurn:
         searches.append(InTurn(knobs, slo_s, seed))
         return searches[-1]
 
