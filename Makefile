@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
 export DATA FULL SLACK ROW
 
-.PHONY: demo test test-external test-faults lint bench-backend bench-clockd fit-virtual clean
+.PHONY: demo test test-external test-faults lint bench-backend bench-clockd bench-search bench-live fit-virtual clean
 
 demo: models
 	$(BIN)/python -m benchmarks.demo
@@ -30,6 +30,14 @@ bench-backend: models
 # What clockd costs and what deaths leave behind; FULL=1 kills at every system call. Needs root and strace.
 bench-clockd: $(READY)
 	$(BIN)/python -m benchmarks.clockd
+
+# Searches replayed on measured tables: DATA=<folder>; FULL=1 gives the slow peers every seed. Resumable.
+bench-search: $(READY)
+	$(BIN)/python -m benchmarks.search
+
+# Live tunings of real models on a virtual board against the best point there is; FULL=1 adds bert_base.
+bench-live: models
+	$(BIN)/python -m benchmarks.live
 
 fit-virtual: $(READY)
 	$(BIN)/python -m benchmarks.fit_virtual_board
