@@ -23,11 +23,15 @@ from .guard import Slo
 from .trial import Feasible, Invalid, Outcome, TrialRecord, Violated
 
 FILE = "history.log"
-KINDS = frozenset({"subject", "trial", "hold", "fresh", "retract"})
+KINDS = frozenset({"subject", "trial", "hold", "fresh", "retract", "reopen"})
+HOLD = "hold"
+"""The note that a `point` is held from now on, and whether it is `feasible`."""
 AFRESH = "fresh"
 """The note after which earlier trials of its subject are no longer learnt from."""
 RETRACT = "retract"
 """The note that makes the trial before it invalid, for its `reason`."""
+REOPEN = "reopen"
+"""The note that ends a hold for its `why`; the trials before it measured a world that has changed since."""
 
 log = logging.getLogger("teg.governor")
 
@@ -41,6 +45,8 @@ class Subject:
     models: tuple[str, ...]
     slos: tuple[Slo, ...]
     knobs: Mapping[str, Sequence[float]]
+    versions: tuple[str, ...] = ()
+    """Of the models, in their order."""
 
     @property
     def digest(self) -> str:
@@ -105,7 +111,7 @@ def to_json(record: TrialRecord) -> dict[str, Any]:
 
 def from_json(row: Mapping[str, Any]) -> TrialRecord:
     """The trial that `to_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
-    point = {name: _positive(value) for name, value in row["point"].items()}
+    point = {name: positive(value) for name, value in row["point"].items()}
     outcomes: dict[str, Outcome] = {"feasible": Feasible(), "violated": Violated()}
     outcome = outcomes.get(row["outcome"])
     if outcome is None:
@@ -167,21 +173,27 @@ def _is_trial(row: Mapping[str, Any]) -> bool:
     return True
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that is not negative."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def _number(value: Any) -> float:
     """A finite number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if not is_number(value):
         raise ValueError(f"not a number of ours: {value!r}")
     return float(value)
 
 
-def _positive(value: Any) -> float:
+def positive(value: Any) -> float:
+    """A finite number above zero; raises `ValueError` for anything else."""
     if not _number(value) > 0:
         raise ValueError("must be positive")
     return float(value)
 
 
 def _known(value: Any) -> float | None:
-    return None if value is None else _positive(value)
+    return None if value is None else positive(value)
 
 
 def _whole(value: Any) -> int:
