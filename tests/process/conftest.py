@@ -12,7 +12,7 @@ import triton_repo
 import tritonclient.grpc as grpc
 
 from governor.server import TritonServer
-from telemetry.instance_page import InstancePage
+from telemetry.instance_page import InstancePage, Knobs
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def client(server: TritonServer) -> Iterator[grpc.InferenceServerClient]:
 
 @pytest.fixture
 def open_page(server: TritonServer) -> Iterator[Callable[[str], InstancePage]]:
-    """Maps the page of a model's first instance, writable as the governor would."""
+    """Maps the page of a model's first instance, writable as the governor would; its knobs end with the test."""
     pages: list[InstancePage] = []
 
     def open_one(model: str) -> InstancePage:
@@ -42,11 +42,12 @@ def open_page(server: TritonServer) -> Iterator[Callable[[str], InstancePage]]:
 
     yield open_one
     for page in pages:
+        page.write_knobs(Knobs(1, 0), ttl_s=0)
         page.close()
 
 
-def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
-    """Wait until `condition` holds; fails after `within_s`."""
+def eventually(condition: Callable[[], object], within_s: float = 30.0) -> None:
+    """Wait until `condition` holds; fails after `within_s`, which bounds a failure and promises nothing."""
     deadline_s = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline_s, "the condition never held"

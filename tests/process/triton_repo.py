@@ -5,17 +5,31 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Final
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
+HELD: Final = -1.0
+"""What a request asks of `sleeper` to occupy it until the test lets go, whatever the host does meanwhile."""
+
 SLEEPER = '''
+import os
 import time
+from pathlib import Path
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Sleeps for the longest X[:, 0] of its batch, in milliseconds; refuses 13 and answers rubbish for 14."""
+    """Sleeps for the longest X[:, 0] of its batch, in milliseconds; refuses 13 and answers rubbish for 14.
+
+    With -1 in it a batch waits as long as the run directory has a file `hold`, a minute at most, and says so by `held`.
+    """
+
+    def initialize(self, args):
+        run_dir = Path(os.environ["TEG_RUN_DIR"])
+        self.hold, self.held = run_dir / "hold", run_dir / "held"
 
     def execute(self, requests):
         return [self.answer(pb_utils.get_input_tensor_by_name(request, "X").as_numpy()) for request in requests]
@@ -24,16 +38,50 @@ class TritonPythonModel:
         if (x[:, 0] == 13).any():
             error = pb_utils.TritonError("unlucky", pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
-        time.sleep(float(x[:, 0].max()) / 1e3)
+        if (x[:, 0] == -1).any():
+            self.wait()
+        time.sleep(max(0.0, float(x[:, 0].max())) / 1e3)
         batch = np.full((len(x), 1), len(x), np.int32)
         wrong = 1 if (x[:, 0] == 14).any() else 0
         return pb_utils.InferenceResponse([pb_utils.Tensor("Y", x), pb_utils.Tensor("BATCH", batch + wrong)])
+
+    def wait(self):
+        end_s = time.monotonic() + 60
+        self.held.touch()
+        while self.hold.exists() and time.monotonic() < end_s:
+            time.sleep(0.005)
+        self.held.unlink()
 '''
+
+
+class Hold:
+    """Whether a request for `HELD` stays in the `sleeper` of one server."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._wanted, self._reached = run_dir / "hold", run_dir / "held"
+
+    def begin(self) -> None:
+        """The next one stays."""
+        self._wanted.touch()
+
+    def reached(self) -> bool:
+        """Whether one is there now."""
+        return self._reached.exists()
+
+    def end(self) -> None:
+        """Let it go."""
+        self._wanted.unlink(missing_ok=True)
+
 
 X_TO_Y = """
     input [ { name: "X", data_type: TYPE_FP32, dims: [-1] } ]
     output [ { name: "Y", data_type: TYPE_FP32, dims: [-1] }, { name: "BATCH", data_type: TYPE_INT32, dims: [1] } ]
 """
+
+WARM = (
+    'model_warmup [ { name: "zeros", batch_size: 3, inputs { key: "IN" value '
+    "{ data_type: TYPE_FP32 dims: 4 zero_data: true } } } ]\n"
+)
 
 
 def parameters(**values: str) -> str:
@@ -73,27 +121,20 @@ def build(repository: Path) -> list[str]:
         "priority_levels: 3 default_priority_level: 2",
         max_batch_size=1,
     )
-    delegated(
-        repository,
-        "hasty",
-        "default_queue_policy { default_timeout_microseconds: 600000 allow_timeout_override: true }",
-        max_batch_size=1,
-    )
+    patient = "default_queue_policy { default_timeout_microseconds: 60000000 allow_timeout_override: true }"
+    hasty = "priority_queue_policy { key: 2 value { default_timeout_microseconds: 100000 } }"
+    delegated(repository, "hasty", f"priority_levels: 2 default_priority_level: 1 {patient} {hasty}", max_batch_size=1)
     for kind, dtype in (("bytes", "TYPE_STRING"), ("open", "TYPE_FP32")):
         tensors = (
             f'input [ {{ name: "IN", data_type: {dtype}, dims: [-1] }} ]\n'
             f'output [ {{ name: "OUT", data_type: {dtype}, dims: [-1] }} ]\n'
         )
-        identity(repository, f"echo_{kind}", tensors, more="dynamic_batching { }\n")
+        identity(repository, f"echo_{kind}", tensors, more="dynamic_batching { }\n" + (WARM if kind == "open" else ""))
     fixed = (
         'input [ { name: "A", data_type: TYPE_FP32, dims: [4] }, { name: "B", data_type: TYPE_INT64, dims: [2] } ]\n'
         'output [ { name: "A2", data_type: TYPE_FP32, dims: [4] }, { name: "B2", data_type: TYPE_INT64, dims: [2] } ]\n'
     )
-    warm = (
-        'model_warmup [ { name: "zeros", batch_size: 3, inputs { key: "A" value { data_type: TYPE_FP32 dims: 4 '
-        'zero_data: true } }, inputs { key: "B" value { data_type: TYPE_INT64 dims: 2 zero_data: true } } } ]\n'
-    )
-    identity(repository, "pair", fixed, more="dynamic_batching { }\n" + warm)
+    identity(repository, "pair", fixed, more="dynamic_batching { }\n")
     identity(repository, "unbatched", fixed, max_batch_size=0)
     identity(repository, "wrong", fixed, threads="many")
     for model in ("digits_cnn", "digits_cnn_onnx", "bert_mini"):
