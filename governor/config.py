@@ -26,6 +26,8 @@ class Config:
     trials: int = 24
     trial_s: float = 6.0
     seed: int = 0
+    regret: float = 0.01
+    """The search ends once no point is expected to be cheaper than the best by more than this share."""
     slo_s: float | None = None
     """Replaces the objective that each model's config.pbtxt states."""
     slo_quantile: float | None = None
@@ -45,6 +47,8 @@ class Config:
         for key in ("trials", "trial_s", "slo_window_s", "tick_s"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ConfigInvalid(key, f"must be positive and finite, got {getattr(self, key)}")
+        if not 0 <= self.regret < 1:
+            raise ConfigInvalid("regret", f"must lie in [0, 1), got {self.regret}")
         if not 0 <= self.metrics_port <= 65535:
             raise ConfigInvalid("metrics_port", f"must lie between 0 and 65535, got {self.metrics_port}")
         if not 0 < self.lease_ttl_s <= 5:

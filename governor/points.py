@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -111,20 +111,27 @@ def is_batch(knob: str) -> bool:
 
 def clocks_of(point: Mapping[str, float], table: ClockTable) -> ClockPoint:
     """The clocks of a search point. The GPU's lower limit is pinned to its upper one, where the board has one."""
-    clocks = {name: int(value) for name, value in point.items() if name != "batch"}
+    clocks = {name: int(value) for name, value in point.items() if not is_batch(name)}
     if "gpu_hz" in clocks and table.gpu_min_hz:
         clocks["gpu_min_hz"] = clocks["gpu_hz"]
     return ClockPoint(**clocks)
 
 
-def knob_values(names: Iterable[str], table: ClockTable, max_batches: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The values to search: what the board offers, and batch limits while there is a single instance."""
+def knob_values(
+    names: Collection[str], table: ClockTable, max_batches: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The values to search: what the board offers, and the batch limits of each model up to its largest."""
     values: dict[str, tuple[int, ...]] = {
-        name: offered for name in names if name != "batch" and (offered := getattr(table, name))
+        name: offered for name in names if not is_batch(name) and (offered := getattr(table, name))
     }
-    if "batch" in names and len(max_batches) == 1:
-        values["batch"] = batch_values(max_batches)
+    if "batch" in names:
+        values |= {batch_knob(model, max_batches): batch_values([top]) for model, top in sorted(max_batches.items())}
     return values
+
+
+def batch_knob(model: str, models: Collection[str]) -> str:
+    """The name of a model's batch limit among the `models` that share the board."""
+    return f"batch.{model}" if len(models) > 1 else "batch"
 
 
 def without(table: ClockTable, knobs: Collection[str]) -> ClockTable:

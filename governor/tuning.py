@@ -13,7 +13,19 @@ from .config import Config
 from .errors import Infeasible, UnknownPoint
 from .guard import Slo
 from .history import AFRESH, RETRACT, History, Subject
-from .points import MakeSearch, Point, Proposal, Searcher, bayesian_search, clocks_of, knob_values, project, without
+from .points import (
+    MakeSearch,
+    Point,
+    Proposal,
+    Searcher,
+    batch_knob,
+    bayesian_search,
+    clocks_of,
+    is_batch,
+    knob_values,
+    project,
+    without,
+)
 from .reader import Snapshot
 from .trial import Evidence, Feasible, Invalid, TrialRecord, surprise
 
@@ -44,7 +56,12 @@ class Tuning:
         self.left_out = dict(left_out or {})
         """Knobs that the search does without, and why."""
         self.trials: list[TrialRecord] = []
-        self._config, self._table, self._slos, self._make_search = config, table, dict(slos), make_search
+        self._config, self._table, self._slos, self._make_search = (
+            config,
+            table,
+            dict(sorted(slos.items())),
+            make_search,
+        )
         self._board: BoardReading = now.board
         self._evidence: dict[int, Evidence] = {}
         self._budget = config.trials
@@ -105,7 +122,7 @@ class Tuning:
 
     def fastest(self) -> Point:
         """Every tuned clock at its top and the model's own batch limit: the safe point for latency."""
-        return {name: values[-1] for name, values in self.knobs.items() if name != "batch"}
+        return {name: values[-1] for name, values in self.knobs.items() if not is_batch(name)}
 
     def cooler(self, point: Mapping[str, float]) -> Point:
         """Where to cool down from this point: the cheapest feasible one with no clock above it, else itself."""
@@ -114,23 +131,37 @@ class Tuning:
             for trial in self.trials
             if isinstance(trial.outcome, Feasible)
             and trial.point.keys() == point.keys()
-            and all(value <= point[name] for name, value in trial.point.items() if name != "batch")
+            and all(value <= point[name] for name, value in trial.point.items() if not is_batch(name))
         ]
         return dict(min(below, key=lambda trial: trial.energy_j or 0.0).point if below else point)
 
     def batch_limits(self, point: Mapping[str, float]) -> dict[str, int]:
-        """Batch limit by instance: the point's, or the model's own."""
-        return {name: int(point.get("batch", info.max_batch)) for name, info in self.instances.items()}
+        """Batch limit by instance: the point's for its model, or the model's own."""
+        return {
+            name: int(point.get(batch_knob(info.model, self._max_batches), info.max_batch))
+            for name, info in self.instances.items()
+        }
+
+    @property
+    def _max_batches(self) -> dict[str, int]:
+        """The largest batch by model, of those that have an objective."""
+        infos = [self.instances[name] for name in self._slos]
+        models = {info.model for info in infos}
+        return {model: min(info.max_batch for info in infos if info.model == model) for model in sorted(models)}
 
     def _open(self) -> None:
         """The search over the knobs that are left, and the history of that subject."""
-        batches = [info.max_batch for info in self.instances.values()]
-        knobs = knob_values([name for name in self._config.knobs if name not in self.left_out], self._table, batches)
-        models = tuple(sorted(info.model for info in self.instances.values()))
-        subject = Subject(self._board.board, self._board.virtual, models, tuple(self._slos.values()), knobs)
+        names = [name for name in self._config.knobs if name not in self.left_out]
+        knobs = knob_values(names, self._table, self._max_batches)
+        served = sorted((info.model, info.version) for info in self.instances.values())
+        models, versions = tuple(model for model, _ in served), tuple(version for _, version in served)
+        subject = Subject(self._board.board, self._board.virtual, models, tuple(self._slos.values()), knobs, versions)
         self.history = History(self._config.state_dir, subject)
         slo_s = next(iter(self._slos.values())).limit_s
-        self._search: Searcher | None = self._make_search(knobs, slo_s, self._config.seed) if knobs else None
+        regret = self._config.regret or None
+        self._search: Searcher | None = (
+            self._make_search(knobs, slo_s, self._config.seed, None, regret) if knobs else None
+        )
 
     def _resume(self) -> None:
         """Learn from earlier runs. Their invalid trials are shown and cost this run nothing of its budget."""

@@ -12,7 +12,7 @@ from governor.config import Config
 from governor.history import FILE
 from governor.in_turn import InTurn
 from governor.loop import Governor
-from governor.points import MakeSearch, bayesian_search
+from governor.points import MakeSearch, Table, bayesian_search
 from governor.simulation import Inline, SimulatedModel, Simulation
 from governor.status import Phase
 from telemetry.durable import read_log
@@ -33,7 +33,7 @@ def simulation(rate_hz: float = 12.0, slo_s: float = SLO_S, seed: int = 0) -> Si
 def config(folder: Path, **settings: Any) -> Config:
     usual: dict[str, Any] = {
         "knobs": ("gpu_hz", "batch"), "trials": 8, "trial_s": 8.0, "tick_s": TICK_S, "slo_window_s": 10.0,
-        "cooldown_s": 20.0,
+        "cooldown_s": 20.0, "regret": 0.0,
     }  # fmt: skip
     return Config(run_dir=folder, state_dir=folder / "state", **(usual | settings))
 
@@ -95,8 +95,14 @@ def rehearsed(world: Simulation, settings: Config) -> Iterator[tuple[Device, lis
     """Governed with a search that tries every point in turn; with the searches made so far, the last one in use."""
     searches: list[InTurn] = []
 
-    def make_search(knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int, *_: object) -> InTurn:
-        searches.append(InTurn(knobs, slo_s, seed))
+    def make_search(
+        knobs: Mapping[str, Sequence[float]],
+        slo_s: float,
+        seed: int,
+        prior: Sequence[Table] | None = None,
+        regret: float | None = None,
+    ) -> InTurn:
+        searches.append(InTurn(knobs, slo_s, seed, prior, regret))
         return searches[-1]
 
     with governed(world, settings, make_search) as device:

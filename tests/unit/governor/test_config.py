@@ -56,7 +56,8 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: str | None) -
         ("slo_s", 0.0), ("slo_s", "fast"), ("slo_quantile", 1.0), ("slo_quantile", 95), ("slo_window_s", 0),
         ("lease_ttl_s", 6), ("lease_ttl_s", 0), ("tick_s", 0), ("tick_s", 1.0), ("metrics_port", 70000),
         ("metrics_port", -1), ("metrics_host", 5), ("knobs", []), ("knobs", "gpu_hz"), ("knobs", ["volts"]),
-        ("knobs", 3), ("knobs", [1]), ("run_dir", 5), ("state_dir", []), ("fresh", 1), ("fresh", "yes"),
+        ("knobs", 3), ("knobs", [1]), ("regret", 1), ("regret", -0.1),
+        ("regret", "low"), ("run_dir", 5), ("state_dir", []), ("fresh", 1), ("fresh", "yes"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_or_of_another_type_names_its_key(key: str, value: Any) -> None:

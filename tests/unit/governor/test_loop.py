@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device import SLO_S, TICK_S, config, governed, info, simulation
+from device import SLO_S, TICK_S, config, governed, info, rehearsed, simulation
 
 from boards.clocks import ClockPoint
 from governor.demand import load_changed
@@ -219,20 +220,38 @@ def test_a_fresh_run_forgets_earlier_runs_and_not_its_own_trials(tmp_path: Path)
 
 
 def test_another_set_of_instances_is_another_subject(tmp_path: Path) -> None:
-    """An instance that comes or goes ends what was tuned; with several, the batch limit is no longer searched."""
-    with governed(simulation(), config(tmp_path, trials=3)) as device:
+    """An instance that comes or goes ends what was tuned; with several models, each has its own batch limit."""
+    with rehearsed(simulation(), config(tmp_path, trials=3)) as (device, _):
         device.until_phase(Phase.HOLDING)
         device.world.models.append(SimulatedModel(info("bert_mini", slo_s=0.2), 2.0))
         device.until_phase(Phase.WAITING, 1.0)
         assert device.status.detail == "after instances"
         device.until_phase(Phase.HOLDING)
-        assert set(device.points[3]) == {"gpu_hz"}
+        assert set(device.points[3]) == {"gpu_hz", "batch.resnet18", "batch.bert_mini"}
         assert set(device.status.slos) == {"resnet18", "bert_mini"}
         device.world.models.pop()
         device.until_phase(Phase.WAITING, 1.0)
         device.until_phase(Phase.HOLDING)
         assert len(device.outcomes) == 6
         assert device.status.slos.keys() == {"resnet18"}
+
+
+def test_models_share_the_clocks_and_have_batch_limits_of_their_own(tmp_path: Path) -> None:
+    """Two instances of one model obey its limit; the joules are those of all their requests, idle time included."""
+    twins = [SimulatedModel(replace(info("bert_mini", slo_s=0.2), instance=f"bert_mini_0_{n}"), 3.0) for n in (0, 1)]
+    world = Simulation([SimulatedModel(info(), 8.0), *twins])
+    with rehearsed(world, config(tmp_path, trials=3, trial_s=20.0)) as (device, searches):
+        device.until(lambda: len(device.outcomes) == 2)
+        device.until_phase(Phase.MEASURING)
+        point = device.status.point
+        limits = [model.batch_limit(world.now_s) for model in world.models]
+        assert limits == [point["batch.resnet18"], point["batch.bert_mini"], point["batch.bert_mini"]]
+        joules, requests = world.energy_j, sum(len(model.finished) for model in world.models)
+        device.until(lambda: len(device.outcomes) == 3)
+        served = sum(len(model.finished) for model in world.models) - requests
+        told = device.status.trials[-1].energy_j
+        assert told == pytest.approx((world.energy_j - joules) / served, rel=0.1)
+        assert set(searches[-1].knobs) == {"gpu_hz", "batch.resnet18", "batch.bert_mini"}
 
 
 def test_an_instance_that_leaves_while_it_waits_is_forgotten(tmp_path: Path) -> None:

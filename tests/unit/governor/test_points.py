@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from boards.clocks import ClockPoint, ClockTable
-from governor.points import clocks_of, knob_values, project, without
+from governor.points import batch_knob, clocks_of, knob_values, project, without
 from governor.trial import Feasible, TrialRecord
 
 TABLE = ClockTable(gpu_hz=(1, 2), gpu_min_hz=(1, 2), emc_hz=(3, 4), cpu_hz=(5, 6))
@@ -40,7 +40,16 @@ def test_a_table_without_a_knob_neither_searches_nor_pins_it() -> None:
     """The lower GPU limit follows the upper one as long as the table has it."""
     assert clocks_of({"gpu_hz": 2.0, "batch": 4.0}, TABLE) == ClockPoint(gpu_hz=2, gpu_min_hz=2)
     assert clocks_of({"gpu_hz": 2.0}, without(TABLE, ["gpu_min_hz"])) == ClockPoint(gpu_hz=2)
-    assert knob_values(("gpu_hz", "emc_hz"), without(TABLE, ["emc_hz"]), [4]) == {"gpu_hz": (1, 2)}
+    assert knob_values(("gpu_hz", "emc_hz"), without(TABLE, ["emc_hz"]), {"m": 4}) == {"gpu_hz": (1, 2)}
+
+
+def test_each_model_has_a_batch_limit_of_its_own() -> None:
+    """Up to its largest; with one model the knob is `batch`, and no batch limit is a clock."""
+    assert knob_values(("batch",), TABLE, {"m": 3}) == {"batch": (1, 2, 3)}
+    both = {"b": 2, "a": 4}
+    assert knob_values(("gpu_hz", "batch"), TABLE, both) == {"gpu_hz": (1, 2), "batch.a": (1, 2, 4), "batch.b": (1, 2)}
+    assert [batch_knob("a", both), batch_knob("a", {"a": 4})] == ["batch.a", "batch"]
+    assert clocks_of({"gpu_hz": 1.0, "batch.a": 2.0, "batch.b": 1.0}, TABLE) == ClockPoint(gpu_hz=1, gpu_min_hz=1)
 
 
 def test_a_governor_needs_no_torch_until_it_searches() -> None:
