@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ import numpy as np
 import pytest
 import triton_repo
 import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
 
+from governor.backend_folder import cache_folder
 from governor.cli import serve as serve_cli
 from governor.server import TritonServer
+from telemetry.instance_page import InstancePage
 from telemetry.rundir import RunDir
 
 Serve = Callable[..., "subprocess.Popen[bytes]"]
+PATIENCE_S = 90.0
+"""For the start and the end of a process; bounds a failure and promises nothing."""
 
 SERVE = """
 import argparse, sys
@@ -55,10 +61,12 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def teg_serve(repository: Path, run_dir: RunDir, tmp_path: Path) -> Iterator[Serve]:
+    """Starts the verb on free ports: a server of the test before may be on its way out of the usual ones."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", SERVE, "serve", "--repository", str(repository)]
+        command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
         command += ["--run-dir", str(run_dir.root), "--log", str(tmp_path / "log"), *options]
         with (tmp_path / "err").open("ab") as err:
             started.append(subprocess.Popen(command, stdout=err, stderr=err))
@@ -86,7 +94,7 @@ def gone(pid: int) -> bool:
 def test_serve_until_sigterm(teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None]) -> None:
     """Only the models named are served; the key is private; SIGTERM ends everything with exit code 0."""
     process = teg_serve("--models", "identity")
-    eventually(lambda: state_of(run_dir), within_s=60)
+    eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
     state = state_of(run_dir)
     assert state["models"] == ["identity"]
     assert state["pid"] == process.pid
@@ -97,7 +105,7 @@ def test_serve_until_sigterm(teg_serve: Serve, run_dir: RunDir, eventually: Call
     stubs = [page.pid for page in run_dir.open_instances()]
     assert len(stubs) == 1
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert gone(state["server_pid"])
     eventually(lambda: all(gone(pid) for pid in stubs))
     assert not state_of(run_dir)
@@ -110,9 +118,9 @@ def test_a_second_server_is_refused(
 ) -> None:
     """One run directory has one server; the second exits with 3 and does not disturb the first."""
     teg_serve("--models", "identity")
-    eventually(lambda: state_of(run_dir), within_s=60)
+    eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
     before = state_of(run_dir)
-    assert teg_serve("--models", "identity").wait(30) == 3
+    assert teg_serve("--models", "identity").wait(PATIENCE_S) == 3
     assert "another server" in (tmp_path / "err").read_text()
     assert state_of(run_dir) == before
     with grpc.InferenceServerClient(f"127.0.0.1:{before['grpc']}") as client:
@@ -124,14 +132,14 @@ def test_a_killed_parent_takes_the_server_along(
 ) -> None:
     """kill -9 of `teg serve` leaves no server and no stub, and the run directory can be used again."""
     process = teg_serve("--models", "identity")
-    eventually(lambda: state_of(run_dir), within_s=60)
+    eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
     server_pid = state_of(run_dir)["server_pid"]
     stubs = [page.pid for page in run_dir.open_instances()]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    eventually(lambda: gone(server_pid) and all(gone(pid) for pid in stubs), within_s=20)
+    eventually(lambda: gone(server_pid) and all(gone(pid) for pid in stubs), within_s=PATIENCE_S)
     again = teg_serve("--models", "identity")
-    eventually(lambda: state_of(run_dir).get("pid") == again.pid, within_s=60)
+    eventually(lambda: state_of(run_dir).get("pid") == again.pid, within_s=PATIENCE_S)
 
 
 def test_a_server_waits_for_its_ports(
@@ -142,11 +150,14 @@ def test_a_server_waits_for_its_ports(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert teg_serve("--models", "identity", "--grpc-port", port).wait(30) == 3
+        assert teg_serve("--models", "identity", "--grpc-port", port).wait(PATIENCE_S) == 3
         assert f"--grpc-port: 127.0.0.1:{port}" in (tmp_path / "err").read_text()
         process = teg_serve("--models", "identity", "--grpc-port", port)
-        time.sleep(1)
-    eventually(lambda: state_of(run_dir).get("pid") == process.pid, within_s=60)
+        # assembled just before the ports are claimed
+        eventually((cache_folder(run_dir.root) / "repository" / "identity").exists, within_s=PATIENCE_S)
+        time.sleep(0.5)
+        assert process.poll() is None
+    eventually(lambda: state_of(run_dir).get("pid") == process.pid, within_s=PATIENCE_S)
     assert state_of(run_dir)["grpc"] == int(port)
 
 
@@ -165,35 +176,37 @@ def test_refusals(
 ) -> None:
     """What cannot be served says why, in its exit code too."""
     triton_repo.identity(repository, "unable", triton_repo.X_TO_Y, slo_ms="soon")
-    assert teg_serve(*options).wait(60) == code
+    assert teg_serve(*options).wait(PATIENCE_S) == code
     assert words in (tmp_path / "err").read_text()
 
 
-def test_unload_answers_what_waits(repository: Path, run_dir: RunDir, tmp_path: Path) -> None:
+def test_unload_answers_what_waits(
+    repository: Path, run_dir: RunDir, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
     """Unloading a model with requests outstanding loses none of them; only a publisher with the key can."""
     answers: list[Any] = []
+    hold = triton_repo.Hold(run_dir.root)
+    given = grpc.InferInput("X", (1, 2), "FP32")
+    given.set_data_from_numpy(np.full((1, 2), triton_repo.HELD, np.float32))
     with TritonServer(repository, run_dir=run_dir.root, log_path=tmp_path / "log", publish=True) as server:
-        given = grpc.InferInput("X", (1, 2), "FP32")
-        given.set_data_from_numpy(np.full((1, 2), 30, np.float32))
-        with grpc.InferenceServerClient(server.grpc_url) as client:
-            for _ in range(8):
-                client.async_infer("passed_on", [given], lambda result, error: answers.append(error))
-            deadline_s = time.monotonic() + 10
-            while (page := next(run_dir.open_instances(), None)) is None or not _all_in_flight(
-                run_dir, 8 - len(answers)
-            ):
-                assert page is not None
-                assert time.monotonic() < deadline_s
-            client.unload_model("passed_on", headers=server.grpc_headers)
-            deadline_s = time.monotonic() + 20
-            while len(answers) < 8:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.01)
+        page = InstancePage.open(run_dir.instance_page("passed_on_0_0"))
+        with grpc.InferenceServerClient(server.grpc_url) as client, ThreadPoolExecutor(1) as other:
+            hold.begin()
+            try:
+                for _ in range(8):
+                    client.async_infer("passed_on", [given], lambda result, error: answers.append(error))
+                eventually(lambda: page.in_flight == 8)
+                with pytest.raises(InferenceServerException):
+                    client.unload_model("passed_on")
+                unloaded = other.submit(client.unload_model, "passed_on", headers=server.grpc_headers)
+                eventually(lambda: not client.is_model_ready("passed_on"))
+                assert not answers
+            finally:
+                hold.end()
+            unloaded.result(PATIENCE_S)
+            eventually(lambda: len(answers) == 8)
+        page.close()
     assert answers == [None] * 8
-
-
-def _all_in_flight(run_dir: RunDir, count: int) -> bool:
-    return any(page.in_flight >= count for page in run_dir.open_instances())
 
 
 def test_example_models_are_the_default() -> None:

@@ -37,7 +37,7 @@ def tensor(kind: Any, name: str, array: np.ndarray, dtype: str = "FP32") -> Any:
 
 def scrape(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    with closing(HTTPConnection(parts.netloc, timeout=5)) as connection:
+    with closing(HTTPConnection(parts.netloc, timeout=30)) as connection:
         connection.request("GET", parts.path)
         return connection.getresponse().read().decode()
 
@@ -172,7 +172,7 @@ def test_wrong_config(server: TritonServer, client: grpc.InferenceServerClient) 
 
 def test_warm_up(open_page: Callable[[str], InstancePage]) -> None:
     """Triton's warm-up request ran before the model was ready: three samples in one batch, then the canary."""
-    page = open_page("pair")
+    page = open_page("echo_open")
     samples, _, _ = page.samples_since(0)
     assert samples[0].batch == 3
 
@@ -206,12 +206,12 @@ def test_metrics(
     assert values()[f"teg_metric_drops_total{{{series}}}"] == 0
 
 
-def test_page_describes_the_instance(open_page: Callable[[str], InstancePage]) -> None:
+def test_page_describes_the_instance(open_page: Callable[[str], InstancePage], eventually: Callable[..., None]) -> None:
     """The page says what a governor must know, and beats while idle."""
     page = open_page("digits_cnn")
     info = page.info
     assert info is not None
     assert (info.model, info.version, info.instance, info.max_batch) == ("digits_cnn", "1", "digits_cnn_0_0", 64)
     assert info.slo_s == 0.05
-    assert page.alive()
+    eventually(page.alive)
     assert page.counter(Counter.REQUESTS) >= 1
