@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits that fail or take long: the governor keeps the last feasible point, and its ticks go on; virtual time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from botorch.exceptions.errors import ModelFittingError
+from linear_operator.utils.errors import NanError, NotPSDError
+
+from governor.points import Point, Searcher
+from governor.status import Phase
+from governor.trial import Feasible
+
+from .explored import STEP_S, Explored, Reckless, explored
+from .record import Tally
+from .surface import RandomSurface
+
+TICK_S = 1.0
+"""The next tick comes within so many seconds, by the wall."""
+LATE, LATE_S = "late", 4.0
+"""Longer than a lease that nobody renews."""
+HALT_S = 20.0
+AGAIN_S = 120.0
+A_WORLD = 5
+
+ERRORS: Mapping[str, Callable[[], Exception]] = {
+    "not positive definite": lambda: NotPSDError("matrix not positive definite after repeatedly adding jitter"),
+    "not a number": lambda: NanError("cholesky_cpu: 100 of 100 elements of the tensor are NaN"),
+    "model fitting": lambda: ModelFittingError("all attempts to fit the model have failed"),
+    "linear algebra": lambda: torch.linalg.LinAlgError("linalg.cholesky: the factorization could not be completed"),
+    "any other": lambda: RuntimeError("expected all tensors to be on the same device"),
+}
+
+
+class Stumbling(Reckless):
+    """Proposes points that keep the objective; `fault`, once, before it does: raises, or takes until it is let go."""
+
+    fault: Callable[[], None] | None = None
+
+    def ask(self) -> Point | None:
+        """The next point."""
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            fault()
+        return dict(self._draw.choice(self._surface.good))
+
+
+def failing(tally: Tally) -> None:
+    """Row 13: whatever becomes of a fit, the last feasible point is kept, no clock is touched, and ticks go on."""
+    cases = tally.thin([*ERRORS] * 8 + [LATE] * 10)
+    for first in range(0, len(cases), A_WORLD):
+        _world(tally, cases[first : first + A_WORLD], seed=first)
+
+
+class Halt:
+    """Holds whoever calls it until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        if not self.go_on.wait(HALT_S):
+            raise TimeoutError("nobody let the search go on")
+
+
+def _world(tally: Tally, cases: Sequence[str], seed: int) -> None:
+    surface = RandomSurface(seed)
+
+    def stumbling(knobs: Mapping[str, Sequence[float]], slo_s: float, *_: object, **__: object) -> Searcher:
+        return Stumbling(surface, knobs, slo_s)
+
+    with explored(surface, make_search=stumbling, executor=ThreadPoolExecutor(1), trials=1_000_000) as made:
+        for number, case in enumerate(cases):
+            if not _stumbled(tally, made, case, f"{case} (surface {seed}, {number})"):
+                break
+        tally.same(made.status.faults["tick"], 0, f"surface {seed}: ticks that failed")
+        tracebacks = [record.getMessage() for record in made.said if record.exc_info]
+        tally.same(tracebacks, [], f"surface {seed}: tracebacks")
+
+
+def _stumbled(tally: Tally, made: Explored, case: str, what: str) -> bool:
+    """One fit fails, or takes four seconds, right after a feasible trial; whether another one followed."""
+    halt, faults = Halt(), made.status.faults["fit"]
+    made.until(lambda: made.status.phase is Phase.MEASURING, AGAIN_S)
+    made.searches[-1].fault = halt if case == LATE else _raises(ERRORS[case])
+    if not tally.expect(_another(made), f"{what}: no sound trial before"):
+        return False
+    tally.inject(real=False, kind=case)
+    try:
+        if case == LATE:
+            tally.expect(halt.reached.wait(HALT_S), f"{what}: the search was never asked")
+        _unmoved(tally, made, what)
+        tally.same(made.status.faults["fit"], faults + 1, f"{what}: faults counted")
+    finally:
+        halt.go_on.set()
+    return tally.expect(_another(made), f"{what}: no sound trial after it ({made.status.phase})")
+
+
+def _unmoved(tally: Tally, made: Explored, what: str) -> None:
+    """For four seconds the point stays as it is, the lease is kept, and every tick comes in time."""
+    point, writes = dict(made.status.point), made.board.writes
+    for _ in range(int(LATE_S / STEP_S)):
+        began_s = time.monotonic()
+        made.live(STEP_S)
+        took_s = time.monotonic() - began_s
+        tally.worst("slowest_tick_s", took_s)
+        tally.expect(took_s <= TICK_S, f"{what}: a tick took {took_s:.1f} s")
+    tally.same((made.status.point, made.board.writes - writes), (point, 0), f"{what}: the point, requests for clocks")
+    tally.expect(made.board.leased, f"{what}: the lease is gone")
+
+
+def _another(made: Explored) -> bool:
+    """Whether a feasible trial ends within two minutes."""
+
+    def feasible() -> int:
+        return sum(isinstance(record.outcome, Feasible) for _, record in made.ended)
+
+    seen = feasible()
+    return made.until(lambda: feasible() > seen, AGAIN_S)
+
+
+def _raises(make: Callable[[], Exception]) -> Callable[[], None]:
+    def fault() -> None:
+        raise make()
+
+    return fault

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has to be true of a run in which points broke the objective: judged by what was served and asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+from governor.guard import Slo, Verdict, chance_of_late, judge
+from governor.trial import Violated
+from telemetry.instance_page import Sample, Status
+
+from .explored import STEP_S, Explored, Stay
+from .record import Tally
+
+SAFE_WITHIN_S = 1.0
+RETRY_S = 3600.0
+SHARE = 0.01
+"""Windows of a run that may be in breach."""
+PLAIN = 0.005
+"""A breach is plain when luck would show so many late requests less often; stricter than one verdict of the guard, as
+it is asked at every late request."""
+IN_A_ROW = 3
+"""As many never are."""
+
+
+def kept(tally: Tally, made: Explored, what: str) -> tuple[int, int]:
+    """The rules that hold whenever the objective may be broken; windows in breach, and windows at all."""
+    slo = Slo(made.surface.quantile, made.surface.limit_s, made.config.slo_window_s)
+    _stepped_back(tally, made, slo, what)
+    _not_retried(tally, made, what)
+    tally.same(made.status.faults["tick"], 0, f"{what}: ticks that failed")
+    breaches = sum(isinstance(record.outcome, Violated) for _, record in made.ended)
+    tally.same(made.status.faults["objective"], breaches, f"{what}: breaches counted")
+    named = sum(record.getMessage().startswith("objective") for record in made.said)
+    tally.same(named, breaches, f"{what}: lines of the log that name a breach")
+    broken = broken_windows(made.model.finished, slo, made.asked_for[0][0], made.now_s)
+    runs = "".join("x" if window else "." for window in broken)
+    tally.expect("x" * IN_A_ROW not in runs, f"{what}: {IN_A_ROW} windows in a row in breach")
+    tally.expect(sum(broken) <= max(1.0, SHARE * len(broken)), f"{what}: {sum(broken)} of {len(broken)} in breach")
+    return sum(broken), len(broken)
+
+
+def broken_windows(samples: Sequence[Sample], slo: Slo, begin_s: float, end_s: float) -> list[bool]:
+    """The windows of a run, one after the other: whether the requests that ended in each prove a broken promise.
+
+    `samples` in order of their ends.
+    """
+    ends_s = [sample.end_ns / 1e9 for sample in samples]
+    count = int((end_s - begin_s) / slo.window_s)
+    edges = [bisect_left(ends_s, begin_s + number * slo.window_s) for number in range(count + 1)]
+    return [_broken(samples[first:last], slo) for first, last in pairwise(edges)]
+
+
+def plain_s(samples: Sequence[Sample], ends_s: Sequence[float], slo: Slo, stay: Stay) -> float | None:
+    """When a point's breach was plain: its own requests of the last window proved it as one of them ended."""
+    first, last = bisect_right(ends_s, stay.begin_s), bisect_right(ends_s, stay.end_s)
+    own = [sample for sample in samples[first:last] if sample.arrival_ns >= 1e9 * stay.begin_s]
+    for number, sample in enumerate(own):
+        if sample.latency_s > slo.limit_s:
+            recent = [other for other in own[: number + 1] if other.end_ns > sample.end_ns - 1e9 * slo.window_s]
+            late = sum(other.latency_s > slo.limit_s for other in recent)
+            if chance_of_late(late, len(recent), 1 - slo.quantile) < PLAIN:
+                return sample.end_ns / 1e9
+    return None
+
+
+def _stepped_back(tally: Tally, made: Explored, slo: Slo, what: str) -> None:
+    """A plain breach is seen within a window, and the fastest point asked for within a second more."""
+    samples, stays = made.model.finished, made.stays
+    ends_s = [sample.end_ns / 1e9 for sample in samples]
+    for stay, after in zip(stays, [*stays[1:], None], strict=True):
+        if made.is_safe(stay.point) or (at_s := plain_s(samples, ends_s, slo, stay)) is None:
+            continue
+        late_s = stay.end_s - at_s
+        tally.worst("slowest_step_back_s", late_s)
+        tally.expect(
+            late_s <= slo.window_s + SAFE_WITHIN_S, f"{what}: in breach at {stay.point} for {late_s:.1f} s more"
+        )
+        if after is not None:
+            tally.expect(made.is_safe(after.point), f"{what}: from a breach at {stay.point} to {after.point}")
+
+
+def _not_retried(tally: Tally, made: Explored, what: str) -> None:
+    """A point that broke the objective is not asked for again within the hour."""
+    for at_s, record in made.ended:
+        if not isinstance(record.outcome, Violated) or made.is_safe(record.point):
+            continue
+        again = [
+            stay.begin_s - at_s
+            for stay in made.stays
+            if stay.point == record.point and at_s + STEP_S / 2 < stay.begin_s < at_s + RETRY_S
+        ]
+        tally.expect(not again, f"{what}: {record.point} asked for again {again[:3]} s after it broke the objective")
+
+
+def _broken(samples: Sequence[Sample], slo: Slo) -> bool:
+    answered = [sample.latency_s for sample in samples if sample.status is Status.OK]
+    return judge(answered, len(samples) - len(answered), slo) is Verdict.BROKEN
