@@ -29,18 +29,23 @@ from telemetry.rundir import RunDir
 ARCHIVE = Path(__file__).resolve().parents[1] / "fixtures" / "agx-orin-jp6.tree"
 LOW = ClockPoint(408_000_000, 306_000_000, 665_600_000, 960_000_000, 4)
 HIGH = ClockPoint(1_300_500_000, 306_000_000, 3_199_000_000, 2_201_600_000, 12)
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
+"""Bounds a failure and promises nothing."""
+LONG_S = 5.0
+"""Time to live of a lease that must not expire in a test: the longest that clockd grants."""
 TEG = "import sys; from governor.cli import main; sys.exit(main())"
+HOLDER_TTL_S, ON_THE_WAY_S = 4.0, 6.0
+"""What its holder asks for, and what a busy host may lose between the end of a lease and our noticing."""
 HOLDER = textwrap.dedent("""
     import sys, time
     from pathlib import Path
     from boards.clocks import ClockPoint
     from governor.client import ClockClient
     client = ClockClient(Path(sys.argv[1]))
-    assert client.lease(ClockPoint(cores=4, emc_hz=665_600_000), 1.0).honoured
+    assert client.lease(ClockPoint(cores=4, emc_hz=665_600_000), 4.0).honoured
     print("held", flush=True)
     while True:
-        client.renew(1.0)
+        client.renew(4.0)
         time.sleep(0.1)
 """)
 
@@ -113,16 +118,16 @@ def test_a_lease_is_applied_and_given_back(run_dir: RunDir, client: ClockClient)
     hello = client.hello()
     assert (hello["name"], hello["virtual"], hello["observe_only"]) == ("virtual:agx-orin", True, False)
     assert client.table() == open_board("virtual:agx-orin").table
-    applied = client.lease(LOW, 3.0)
+    applied = client.lease(LOW, LONG_S)
     assert applied.honoured
     assert observed(run_dir) == LOW
     assert reading(run_dir).lease_pid == os.getpid()
     assert client.status()["lease"]["point"]["cores"] == 4
-    client.renew(3.0)
+    client.renew(LONG_S)
     client.release()
     until(lambda: observed(run_dir) == HIGH, "the clocks go back")
     with pytest.raises(LeaseLost):
-        client.renew(3.0)
+        client.renew(LONG_S)
 
 
 def test_an_expired_lease_is_lost(run_dir: RunDir, client: ClockClient) -> None:
@@ -148,7 +153,7 @@ def test_a_holder_that_dies_or_hangs_loses_its_lease(run_dir: RunDir, client: Cl
         holder.send_signal(end)
         ended = time.monotonic()
         until(lambda: observed(run_dir) == HIGH, "the clocks go back")
-        assert time.monotonic() - ended < 2.0
+        assert time.monotonic() - ended < HOLDER_TTL_S + 1.0 + ON_THE_WAY_S
         assert client.lease(LOW, 1.0).honoured
     finally:
         holder.kill()
@@ -158,8 +163,8 @@ def test_a_holder_that_dies_or_hangs_loses_its_lease(run_dir: RunDir, client: Cl
 def talk(run_dir: RunDir, data: bytes) -> list[dict[str, object]]:
     """Every answer to raw bytes, until clockd hangs up or has nothing more to say."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as raw:
+        raw.connect(str(run_dir.socket))  # before the timeout: with one it would not wait for its turn
         raw.settimeout(DEADLINE_S)
-        raw.connect(str(run_dir.socket))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             raw.sendall(data)
             raw.shutdown(socket.SHUT_WR)
@@ -197,12 +202,15 @@ def test_half_a_line_and_many_connections_block_nobody(run_dir: RunDir, client: 
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 silent.sendall(b'{"verb":')
         assert client.hello()["ok"]
-    until(lambda: talk(run_dir, b'{"verb":"hello"}\n')[0]["ok"] is True, "room again when they have gone")
+    until(
+        lambda: [answer["ok"] for answer in talk(run_dir, b'{"verb":"hello"}\n')] == [True],
+        "room again when they have gone",
+    )
 
 
 def test_a_client_that_does_not_read_is_not_waited_for(run_dir: RunDir, client: ClockClient) -> None:
     """Ten thousand questions and no ear for the answers: hung up on when its queue is full; the others go on."""
-    client.lease(LOW, 5.0)
+    client.lease(LOW, LONG_S)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(str(run_dir.socket))
@@ -210,7 +218,7 @@ def test_a_client_that_does_not_read_is_not_waited_for(run_dir: RunDir, client: 
         questions = b'{"verb":"status"}\n' * 100_000
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             deaf.sendall(questions)
-    client.renew(5.0)
+    client.renew(LONG_S)
     assert observed(run_dir) == LOW
 
 
@@ -233,8 +241,9 @@ def test_work_costs_energy_and_low_clocks_stretch_it(run_dir: RunDir, client: Cl
             powers.append(latest.power_w)
         assert joules == sorted(joules)
         assert joules[-1] > at_rest.energy_j + 5
-        assert client.lease(LOW, 3.0).honoured
-        assert page.stretch(4) > 1.5
+        assert client.lease(LOW, LONG_S).honoured
+        page.beat()
+        until(lambda: page.stretch(4) > 1.5, "the work is slowed down")
     finally:
         page.close()
 
@@ -244,7 +253,7 @@ def test_sigterm_puts_the_clocks_back(tmp_path: Path, run_dir: RunDir) -> None:
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
     before = open_board("auto", root).read_knobs()
     with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
-        assert client.lease(LOW, 5.0).honoured
+        assert client.lease(LOW, LONG_S).honoured
         assert open_board("auto", root).observe() == LOW
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
@@ -259,7 +268,7 @@ def test_kill_9_is_undone_by_the_next_one(tmp_path: Path, run_dir: RunDir, heir:
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
     before = open_board("auto", root).read_knobs()
     with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
-        assert client.lease(LOW, 5.0).honoured
+        assert client.lease(LOW, LONG_S).honoured
         process.kill()
         process.wait(DEADLINE_S)
     assert open_board("auto", root).observe() == LOW
@@ -279,7 +288,7 @@ def test_clocks_that_cannot_go_back_are_exit_code_4(tmp_path: Path, run_dir: Run
     """If a knob has vanished when clockd ends, it says so, and the ledger stays for whoever comes next."""
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
     with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
-        client.lease(LOW, 5.0)
+        client.lease(LOW, LONG_S)
         knob = root / "sys/devices/platform/bus@0/17000000.gpu/devfreq/17000000.gpu/max_freq"
         knob.rename(knob.with_name("gone"))
         process.send_signal(signal.SIGTERM)
@@ -297,7 +306,7 @@ def test_a_foreign_write_is_kept_and_the_rest_goes_back(tmp_path: Path, run_dir:
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
     before = open_board("auto", root).read_knobs()
     with clockd(run_dir, "--root", str(root)), ClockClient(run_dir.socket, DEADLINE_S) as client:
-        assert client.lease(LOW, 5.0).honoured
+        assert client.lease(LOW, LONG_S).honoured
         knob = root / "sys/class/devfreq/17000000.gpu/max_freq"
         knob.write_text("918000000\n")
         until(lambda: reading(run_dir).foreign_changes == 1, "the change is seen")
@@ -312,7 +321,7 @@ def test_faults_of_a_virtual_board_follow_their_file(tmp_path: Path, run_dir: Ru
     faults = tmp_path / "faults.json"
     arguments = ("--board", "virtual:agx-orin", "--faults", str(faults))
     with clockd(run_dir, *arguments), ClockClient(run_dir.socket, DEADLINE_S) as client:
-        assert client.lease(LOW, 1.0).honoured
+        assert client.lease(LOW, LONG_S).honoured
         client.release()
         faults.write_text('{"sensor": "negative", "denied": ["emc_hz"]}')
         until(lambda: client.status()["sensor_faults"].get("power", 0) > 0, "the faults begin")
@@ -335,13 +344,14 @@ def test_systemd_is_told(run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.Mo
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(DEADLINE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        # its queue holds ten messages: fed this seldom, none is lost where this host stalls for three seconds
+        monkeypatch.setenv("WATCHDOG_USEC", "1200000")
         with clockd(run_dir, "--board", "virtual:agx-orin") as process:
             assert systemd.recv(4096) == b"READY=1"
             heard = [systemd.recv(4096) for _ in range(6)]
             assert heard.count(b"WATCHDOG=1") >= 5
             with ClockClient(run_dir.socket, DEADLINE_S) as client:
-                client.lease(LOW, 2.0)
+                client.lease(LOW, LONG_S)
                 wanted = f"STATUS=clocks leased to process {os.getpid()}".encode()
                 until(lambda: systemd.recv(4096) == wanted, "the status")
             process.send_signal(signal.SIGTERM)
@@ -380,7 +390,7 @@ def test_a_knob_that_does_not_go_back_is_exit_code_4(tmp_path: Path, run_dir: Ru
     """`teg restore` names it, keeps the ledger, and puts everything else back."""
     root = unpack(ARCHIVE.read_text(), tmp_path / "board")
     with clockd(run_dir, "--root", str(root)) as process, ClockClient(run_dir.socket, DEADLINE_S) as client:
-        client.lease(LOW, 5.0)
+        client.lease(LOW, LONG_S)
         process.kill()
         process.wait(DEADLINE_S)
     knob = root / "sys/class/devfreq/17000000.gpu/max_freq"
@@ -409,12 +419,12 @@ def test_one_ledger_one_daemon(tmp_path: Path) -> None:
 
 def test_a_second_clockd_is_refused_and_the_first_unharmed(run_dir: RunDir, client: ClockClient) -> None:
     """A live socket is never taken over: exit code 3, and `teg restore` beside a live clockd too."""
-    client.lease(LOW, 5.0)
+    client.lease(LOW, LONG_S)
     for verb in ("clockd", "restore"):
         second = start(run_dir, "--board", "virtual:agx-orin", verb=verb)
         assert second.wait(DEADLINE_S) == 3, reaped(second)
         reaped(second)
-    client.renew(5.0)
+    client.renew(LONG_S)
     assert observed(run_dir) == LOW
 
 
