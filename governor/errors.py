@@ -11,6 +11,7 @@ GovernorError
   ServerBusy          another server uses the run directory, or another program a port
   ServerFailed        the server ended, or did not become ready
     ModelsFailed      it runs, but some models do not answer
+  SurfaceInvalid      a surface that somebody wrote down is not one of ours
   SearchError
     Infeasible        no point meets the objective
     UnknownPoint      a point that is not on the grid was told
@@ -90,6 +91,10 @@ class ModelsFailed(ServerFailed):
     def __init__(self, reasons: dict[str, str], log_path: Path | None) -> None:
         self.reasons = reasons
         super().__init__("; ".join(f"model '{model}': {reason}" for model, reason in reasons.items()), log_path)
+
+
+class SurfaceInvalid(GovernorError):
+    """A surface that somebody wrote down is not one of ours; the message says why."""
 
 
 class SearchError(GovernorError):

@@ -36,6 +36,8 @@ class Reopening:
 class SubjectLog:
     """Everything a log says of one subject since it was last begun afresh, oldest first."""
 
+    digest: str
+    """The subject's name in the log."""
     subject: Subject
     trials: tuple[TrialRecord, ...]
     ends_s: tuple[float, ...]
@@ -90,7 +92,7 @@ def _subject_log(rows: Sequence[Mapping[str, Any]]) -> SubjectLog | None:
             holds.append(Hold(len(trials), at_s, point, row.get("feasible") is True))
         elif kind == REOPEN:
             reopenings.append(Reopening(len(trials), at_s, str(row.get("why"))))
-    return SubjectLog(subjects[-1], tuple(trials), tuple(ends_s), tuple(holds), tuple(reopenings))
+    return SubjectLog(rows[0]["subject"], subjects[-1], tuple(trials), tuple(ends_s), tuple(holds), tuple(reopenings))
 
 
 def _subject(row: Mapping[str, Any]) -> Subject | None:

@@ -40,6 +40,7 @@ def test_subjects_come_with_all_that_was_written_of_them(tmp_path: Path) -> None
     """The one tuned last comes last; holds and reopenings say after how many trials they came."""
     other, subject = read_subjects(written(tmp_path))
     assert (other.subject, subject.subject) == (OTHER, SUBJECT)
+    assert subject.digest == SUBJECT.digest
     assert other.trials == (record(HIGH), record(LOW))
     assert subject.trials == other.trials * 2
     assert subject.ends_s == (10.0, 13.0) * 2
