@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boards.clocks import ClockTable
 from governor.config import Config
 from governor.loop import Governor
 from governor.points import Best, MakeSearch, Point, Searcher
@@ -74,17 +75,19 @@ class Explored(Simulation):
         surface: RandomSurface,
         make_search: MakeSearch | None = None,
         executor: Executor | None = None,
+        table: ClockTable = TABLE,
         **settings: Any,
     ) -> None:
         promise = surface.limit_s, surface.quantile
         info = InstanceInfo("random", "1", "random_0_0", "resnet", MAX_BATCH, 0, *promise, 1.0)
         self.model = SimulatedModel(info, surface.rate_hz, surface.seed)
         self.model.workload = surface  # type: ignore[assignment]
-        super().__init__([self.model], table=TABLE)
+        super().__init__([self.model], table=table)
         self.surface = surface
         self.rate_hz = surface.rate_hz
         """Of the requests that arrive."""
-        self.config = Config(run_dir=folder, state_dir=folder / "state", knobs=KNOBS, tick_s=STEP_S, **settings)
+        usual: dict[str, Any] = {"knobs": KNOBS, "tick_s": STEP_S}
+        self.config = Config(run_dir=folder, state_dir=folder / "state", **(usual | settings))
         self.searches: list[Any] = []
         self._make_search = make_search or (lambda knobs, slo_s, *_, **__: Reckless(surface, knobs, slo_s))
         self.governor = Governor(self.config, self.board, self, self.clock, executor or Inline(), self._search)
