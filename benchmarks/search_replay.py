@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,8 @@ MARKS = (12, 15, 30)
 """After this many trials the method is asked which point it would run at."""
 GAPS = (10, 15, 25)
 NEAR = (0.05, 0.10)
+LATE = 25
+"""Steps after so many trials are timed apart: those of the largest models."""
 FAR = 1.5
 """A violation beyond this multiple of the limit is counted apart."""
 
@@ -70,9 +72,9 @@ class Run:
     cells: list[int]
     seconds: list[float]
     """Of `ask` and `tell` together, and of `best` where that was asked."""
-    best: dict[str, int | None] = field(default_factory=dict)
+    best: dict[str, int | None]
     """By trials: the cell it would run at."""
-    gave_up: bool = False
+    gave_up: bool
     """It called the limit out of reach."""
 
 
@@ -82,26 +84,30 @@ def replay(
     """One run; it ends early where the method has no more to ask."""
     slo_s = grid.slo_s(multiple)
     noise = np.exp(NOISE * np.random.default_rng((seed, 20)).standard_normal((trials, 2)))
-    run = Run(grid.name, seed, multiple, slo_s, [], [])
     tuner = method({name: list(values) for name, values in grid.knobs.items()}, slo_s, seed, prior)
-    while len(run.cells) < trials:
+    cells: list[int] = []
+    seconds: list[float] = []
+    best: dict[str, int | None] = {}
+    gave_up = False
+    while len(cells) < trials:
         began_s = time.perf_counter()
         try:
             point = tuner.ask()
         except Infeasible:
-            return Run(**{**asdict(run), "gave_up": True})
+            gave_up = True
+            break
         if point is None:
             break
         cell = grid.cell(point)
-        latency, energy = noise[len(run.cells)]
+        latency, energy = noise[len(cells)]
         tuner.tell(point, float(grid.latency_s.flat[cell] * latency), float(grid.energy_j.flat[cell] * energy))
-        run.cells.append(cell)
-        if len(run.cells) in MARKS:
-            run.best[str(len(run.cells))] = _cell(grid, tuner.best())
-        run.seconds.append(time.perf_counter() - began_s)
-    for mark in MARKS:
-        run.best.setdefault(str(mark), _cell(grid, tuner.best()))
-    return run
+        cells.append(cell)
+        if len(cells) in MARKS:
+            best[str(len(cells))] = _cell(grid, tuner.best())
+        seconds.append(time.perf_counter() - began_s)
+    at_end = _cell(grid, tuner.best())
+    best |= {str(mark): at_end for mark in MARKS if str(mark) not in best}
+    return Run(grid.name, seed, multiple, slo_s, cells, seconds, best, gave_up)
 
 
 def priors(grids: Mapping[str, Grid], name: str) -> list[Table]:
@@ -113,18 +119,17 @@ def score(runs: Sequence[Run], grids: Mapping[str, Grid]) -> dict[str, Any]:
     """The protocol's figures of a method over its runs, in the energies of `grids` (as filled in, or smoothed)."""
     gaps = [gap_after(run, grids[run.table]) for run in runs]
     over = [_over(run, grids[run.table]) for run in runs]
-    first, every = zip(*(((_count(o[:15])), _count(o)) for o in over), strict=True)
+    first, every = zip(*((_count(ratios[:15]), _count(ratios)) for ratios in over), strict=True)
     figures: dict[str, Any] = {"runs": len(runs)}
     for share in NEAR:
         reached = [next((n for n, gap in enumerate(row, 1) if gap <= share), math.inf) for row in gaps]
         figures[f"trials_to_{share:.0%}"] = _finite(statistics.median(reached))
         figures[f"solved_{share:.0%}"] = sum(n <= TRIALS for n in reached) / len(runs)
     for trials in GAPS:
-        figures[f"gap_after_{trials}"] = _finite(statistics.fmean(at(row, trials) for row in gaps))
-        figures[f"median_gap_after_{trials}"] = _finite(statistics.median(at(row, trials) for row in gaps))
+        figures[f"gap_after_{trials}"] = _finite(statistics.median(at(row, trials) for row in gaps))
     figures |= {"violations_in_15": statistics.fmean(first), "violations_in_30": statistics.fmean(every)}
-    figures["worst_violation"] = max((max(o, default=0.0) for o in over), default=0.0)
-    figures["trials_beyond_1.5x"] = sum(ratio > FAR for o in over for ratio in o)
+    figures["worst_violation"] = max((max(ratios, default=0.0) for ratios in over), default=0.0)
+    figures["trials_beyond_1.5x"] = sum(ratio > FAR for ratios in over for ratio in ratios)
     for mark in MARKS:
         chosen = [_chosen(run, grids[run.table], mark) for run in runs]
         sound = [gap for gap in chosen if math.isfinite(gap)]
@@ -132,7 +137,9 @@ def score(runs: Sequence[Run], grids: Mapping[str, Grid]) -> dict[str, Any]:
         figures[f"best_beyond_slo_at_{mark}"] = sum(gap == math.inf for gap in chosen)
         figures[f"no_best_at_{mark}"] = sum(math.isnan(gap) for gap in chosen)
     steps = [second for run in runs for second in run.seconds]
+    late = [second for run in runs for second in run.seconds[LATE:]]
     figures["step_s"] = statistics.fmean(steps) if steps else None
+    figures["late_step_s"] = statistics.median(late) if late else None
     figures["slowest_step_s"] = max(steps, default=None)
     figures["trials"] = statistics.fmean(len(run.cells) for run in runs)
     figures["gave_up"] = sum(run.gave_up for run in runs)
