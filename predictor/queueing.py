@@ -45,12 +45,13 @@ class ServiceTimes:
         slope = (means[other] - means[near]) / (other - near)
         return max(means[near] + max(slope, 0.0) * (batch - near), min(means.values()) / 2)
 
-    def draw_s(self, batch: int, rng: random.Random) -> float:
-        """One service time of a batch of this size: resampled from those measured, scaled if this size was not seen."""
+    def of(self, batch: int) -> tuple[float, ...]:
+        """Service times to draw from for a batch of this size: those measured, scaled if this size was not seen."""
         if times := self.seconds.get(batch):
-            return rng.choice(times)
+            return times
         near = min((size for size, times in self.seconds.items() if times), key=lambda size: abs(size - batch))
-        return rng.choice(self.seconds[near]) * self.mean_s(batch) / self.mean_s(near)
+        scale = self.mean_s(batch) / self.mean_s(near)
+        return tuple(scale * time_s for time_s in self.seconds[near])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +103,28 @@ def replay(
     if not arrivals_s:
         raise ValueError("no arrivals to replay")
     rng = random.Random(seed)  # noqa: S311 - a simulation, nothing secret
+    count, draw, away, waits = len(arrivals_s), rng.random, vacation.slice_s > 0, batch_wait_s > 0
     latencies: list[float] = []
+    times_s: dict[int, tuple[float, ...]] = {}
     free_s, busy_s, batches, first = arrivals_s[0], 0.0, 0, 0
-    while first < len(arrivals_s):
-        start_s = max(free_s, arrivals_s[first])
-        if start_s > free_s:
+    while first < count:
+        arrival_s = arrivals_s[first]
+        start_s = free_s if free_s > arrival_s else arrival_s
+        if away and start_s > free_s:
             start_s += _residual_s(vacation, start_s - free_s, rng)
-        full = first + batch_limit - 1
-        filled_s = arrivals_s[full] if full < len(arrivals_s) else float("inf")
-        start_s = max(start_s, min(filled_s, arrivals_s[first] + batch_wait_s))
-        last = first
-        while last < len(arrivals_s) and last - first < batch_limit and arrivals_s[last] <= start_s:
+        if waits:
+            full = first + batch_limit - 1
+            filled_s = arrivals_s[full] if full < count else math.inf
+            start_s = max(start_s, min(filled_s, arrival_s + batch_wait_s))
+        last, most = first + 1, min(count, first + batch_limit)
+        while last < most and arrivals_s[last] <= start_s:
             last += 1
-        service_s = services.draw_s(last - first, rng)
-        end_s = start_s + service_s
-        latencies.extend(end_s - arrival_s for arrival_s in arrivals_s[first:last])
+        size = last - first
+        drawn = times_s.get(size) or times_s.setdefault(size, services.of(size))
+        end_s = start_s + (service_s := drawn[int(draw() * len(drawn))])
+        latencies.append(end_s - arrival_s)
+        if size > 1:
+            latencies += [end_s - arrived_s for arrived_s in arrivals_s[first + 1 : last]]
         free_s = end_s + services.turnaround_s
         busy_s += service_s
         batches += 1
