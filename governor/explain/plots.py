@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report in three plots: energy against latency, energy over trials, and the surfaces along each knob.
+
+Colours are those of Okabe and Ito, which colour-blind people can tell apart; shapes say the same again. Needs
+matplotlib (the extra `report`); no display.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+
+from ..trial import Feasible, Invalid, TrialRecord
+from . import words
+from .forecast import Tried
+from .report import Report
+
+DPI = 130
+FEW = 5
+"""A knob of so many values has each of them on its axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of ink, paper and lines, of trials that kept the SLO or violated it, of surfaces and the chosen point."""
+
+    ink: str
+    paper: str
+    line: str
+    kept: str
+    violated: str
+    surface: str
+    chosen: str
+
+
+LIGHT = Theme("#1b1f24", "#ffffff", "#c9ced6", "#0072b2", "#d55e00", "#56616f", "#009e73")
+DARK = Theme("#e6e8eb", "#15181c", "#3a4048", "#56b4e9", "#f0883e", "#a7b0bb", "#2ec699")
+
+Draw = Callable[[Report, Theme], Figure]
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def drawings(report: Report) -> dict[str, Draw]:
+    """The plots that have something to show, by name."""
+    found: dict[str, Draw] = {}
+    if any(tried.record.energy_j for tried in report.trials):
+        found = {"pareto": pareto, "convergence": convergence}
+    if any(report.slices.values()):
+        found["slices"] = slices
+    return found
+
+
+def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
+    """Energy against latency: every trial, the frontier expected, the SLO, maximum clocks and the chosen point."""
+    figure, ((axes,),) = _figure(theme, 1, 1, 8.0, 5.2)
+    front = [(one.figures.latency_s * 1e3, one.figures.energy_j) for one in report.frontier]
+    if front:
+        style = {"color": theme.surface, "linewidth": 1.6, "drawstyle": "steps-post"}
+        axes.plot(*zip(*front, strict=True), **style, label="frontier expected by the surfaces", zorder=1)
+    _slo(axes.axvline, report, theme)
+    _trials(axes, report, theme, lambda tried: (tried.record.latency_s or 0) * 1e3)
+    for choice, marker, color, label in (
+        (report.top, "D", theme.ink, "maximum clocks"),
+        (report.chosen, "*", theme.chosen, "the point held" if report.held_now else "the best so far"),
+    ):
+        if choice and (there := _place(choice.energy_j, choice.latency_s, choice.expected)):
+            size = 330 if marker == "*" else 60
+            edge = {"edgecolors": theme.ink, "linewidths": 1.0}
+            face = color if marker == "*" else "none"
+            axes.scatter(there[1] * 1e3, there[0], marker=marker, s=size, color=face, **edge, label=label, zorder=4)
+    axes.set(xlabel=f"{_quantile(report)} latency, ms", ylabel=_energy_label(report), xscale="log")
+    _plain_log(axes.xaxis)
+    _finish(figure, axes, theme, report, "Energy against latency")
+    return figure
+
+
+def convergence(report: Report, theme: Theme = LIGHT) -> Figure:
+    """Energy and latency over trials, with the best so far that kept the SLO; invalid trials as ticks at the bottom."""
+    figure, rows = _figure(theme, 2, 1, 8.0, 5.6, sharex=True, height_ratios=(3, 2))
+    energy, latency = rows[0][0], rows[1][0]
+    best = _best_so_far(report.trials)
+    if best:
+        label = "best so far that kept the SLO"
+        energy.step(*zip(*best, strict=True), where="post", color=theme.chosen, linewidth=1.6, label=label, zorder=1)
+    _trials(energy, report, theme, lambda tried: tried.number, by_energy=True)
+    _trials(latency, report, theme, lambda tried: tried.number, by_energy=False)
+    _slo(latency.axhline, report, theme)
+    lost = [tried.number for tried in report.trials if isinstance(tried.record.outcome, Invalid)]
+    if lost:
+        style = {"marker": "|", "s": 80, "color": theme.surface, "clip_on": False, "label": "invalid: nothing measured"}
+        energy.scatter(lost, [0.015] * len(lost), transform=energy.get_xaxis_transform(), **style)
+    energy.set_ylabel(_energy_label(report))
+    latency.set(xlabel="trial", ylabel=f"{_quantile(report)} latency, ms", yscale="log")
+    _plain_log(latency.yaxis)
+    latency.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(figure, energy, theme, report, "Trial by trial")
+    return figure
+
+
+def slices(report: Report, theme: Theme = LIGHT) -> Figure:
+    """What is expected along each knob through the chosen point, with bands of two deviations and the trials near."""
+    knobs = [knob for knob in words.in_order(report.slices) if report.slices[knob]]
+    figure, rows = _figure(theme, 2, len(knobs), max(4.0, 2.9 * len(knobs)), 5.4, sharex="col", sharey="row")
+    for column, knob in enumerate(knobs):
+        scale = 1e6 if knob.endswith("_hz") else 1.0
+        along = report.slices[knob]
+        xs = [one.point[knob] / scale for one in along]
+        energies = [(one.figures.energy_j, one.figures.energy_deviation) for one in along]
+        latencies = [(one.figures.latency_s * 1e3, one.figures.latency_deviation) for one in along]
+        for axes, curve in ((rows[0][column], energies), (rows[1][column], latencies)):
+            _band(axes, xs, curve, theme)
+        _slo(rows[1][column].axhline, report, theme)
+        _near(rows[0][column], rows[1][column], report, knob, theme)
+        rows[1][column].set(xlabel=words.knob_name(knob) + (", MHz" if scale > 1 else ""), yscale="log")
+        _plain_log(rows[1][column].yaxis)
+        if len(xs) <= FEW:
+            rows[1][column].set_xticks(xs, [words.value(knob, one.point[knob]) for one in along])
+    rows[0][0].set_ylabel(_energy_label(report))
+    rows[1][0].set_ylabel(f"{_quantile(report)} latency, ms")
+    chosen = words.settings(report.chosen.point) if report.chosen else ""
+    _finish(figure, rows[0][0], theme, report, f"One knob at a time, through {chosen}", outside=True)
+    return figure
+
+
+def _figure(theme: Theme, rows: int, columns: int, width: float, height: float, **kind: Any) -> tuple[Figure, Any]:
+    """A figure in the theme's colours and its axes, `rows x columns`."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.paper)
+    with mpl.rc_context({"font.size": 9.5}):
+        grid = figure.subplots(rows, columns, squeeze=False, **kind)
+    for axes in grid.flat:
+        axes.set_facecolor(theme.paper)
+        axes.tick_params(which="both", colors=theme.ink, labelsize=8.5)
+        axes.grid(visible=True, color=theme.line, linewidth=0.5, alpha=0.7)
+        axes.set_axisbelow(True)
+        for name, spine in axes.spines.items():
+            spine.set_visible(name in ("left", "bottom"))
+            spine.set_color(theme.line)
+    return figure, grid
+
+
+def _finish(figure: Figure, axes: Any, theme: Theme, report: Report, title: str, *, outside: bool = False) -> None:
+    """Title, legend and label colours; a virtual board is stamped on every plot."""
+    shown: dict[str, Any] = {}
+    for each in figure.axes if outside else [axes]:
+        handles, labels = each.get_legend_handles_labels()
+        shown = dict(zip(labels, handles, strict=True)) | shown
+    style = {"frameon": False, "fontsize": 8.5, "labelcolor": theme.ink}
+    if outside:
+        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=min(4, len(shown)), **style)
+    elif shown:
+        axes.legend(shown.values(), shown.keys(), **style)
+    for each in figure.axes:
+        for label in (each.xaxis.label, each.yaxis.label):
+            label.set_color(theme.ink)
+            label.set_fontsize(9.5)
+    subject = report.log.subject
+    board = f"{subject.board}, VIRTUAL" if report.virtual else subject.board
+    figure.suptitle(f"{title}\n{' + '.join(subject.models)} on {board}", color=theme.ink, fontsize=10.5)
+
+
+def _trials(axes: Any, report: Report, theme: Theme, x: Callable[[Tried], float], *, by_energy: bool = True) -> None:
+    """The trials that measured something: discs that kept the SLO, crosses that violated it, with their numbers."""
+    for kept, marker, color, label in (
+        (True, "o", theme.kept, "trial that kept the SLO"),
+        (False, "X", theme.violated, "trial that violated it"),
+    ):
+        chosen = [tried for tried in report.trials if _measured(tried) and _kept(tried.record) is kept]
+        heights = [(t.record.energy_j or 0) if by_energy else (t.record.latency_s or 0) * 1e3 for t in chosen]
+        if chosen:
+            style = {"marker": marker, "s": 42, "color": color, "edgecolors": theme.paper, "linewidths": 0.6}
+            axes.scatter([x(tried) for tried in chosen], heights, **style, label=label, zorder=3)
+
+
+def _band(axes: Any, xs: Sequence[float], curve: Sequence[tuple[float, float]], theme: Theme) -> None:
+    lows = [value * math.exp(-2 * deviation) for value, deviation in curve]
+    highs = [value * math.exp(2 * deviation) for value, deviation in curve]
+    axes.fill_between(xs, lows, highs, color=theme.surface, alpha=0.22, linewidth=0, label="± two deviations")
+    axes.plot(
+        xs,
+        [value for value, _ in curve],
+        color=theme.surface,
+        linewidth=1.6,
+        marker=".",
+        markersize=4,
+        label="expected",
+    )
+
+
+def _near(energy: Any, latency: Any, report: Report, knob: str, theme: Theme) -> None:
+    """Trials at points that differ from the chosen one in this knob alone are full, in one other knob too: hollow."""
+    if report.chosen is None:
+        return
+    chosen, scale = report.chosen.point, 1e6 if knob.endswith("_hz") else 1.0
+    for others, label in ((0, "trial on this line"), (1, "trial one knob away")):
+        for kept, marker, color, verdict in (
+            (True, "o", theme.kept, "kept the SLO"),
+            (False, "X", theme.violated, "violated it"),
+        ):
+            near = [t.record for t in report.trials if _measured(t) and _kept(t.record) is kept]
+            near = [
+                r for r in near if sum(r.point.get(name) != chosen[name] for name in chosen if name != knob) == others
+            ]
+            xs = [record.point[knob] / scale for record in near]
+            style = {"marker": marker, "s": 34, "zorder": 3, "edgecolors": color, "linewidths": 1.0}
+            style |= {"facecolors": color if others == 0 else "none"}
+            energy.scatter(xs, [record.energy_j for record in near], **style, label=f"{label}, {verdict}")
+            latency.scatter(xs, [(record.latency_s or 0) * 1e3 for record in near], **style)
+    for axes in (energy, latency):
+        axes.axvline(chosen[knob] / scale, color=theme.chosen, linewidth=1.2, linestyle=":", label="the point held")
+
+
+def _slo(line: Callable[..., Any], report: Report, theme: Theme) -> None:
+    """The line of the SLO."""
+    slo_ms = report.slo_s * 1e3
+    line(slo_ms, color=theme.violated, linewidth=1.2, linestyle="--", label=f"SLO {slo_ms:g} ms")
+
+
+def _plain_log(axis: Any) -> None:
+    """A logarithmic axis labelled with plain numbers, few enough to be read."""
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(ScalarFormatter())
+
+
+def _best_so_far(trials: Sequence[Tried]) -> list[tuple[float, float]]:
+    best, steps = math.inf, []
+    for tried in trials:
+        if _kept(tried.record) and tried.record.energy_j:
+            best = min(best, tried.record.energy_j)
+        if best < math.inf:
+            steps.append((float(tried.number), best))
+    return steps
+
+
+def _place(energy_j: float | None, latency_s: float | None, expected: Any) -> tuple[float, float] | None:
+    """Where a point lies: as measured, else as expected."""
+    if energy_j and latency_s:
+        return energy_j, latency_s
+    return (expected.energy_j, expected.latency_s) if expected else None
+
+
+def _measured(tried: Tried) -> bool:
+    return tried.record.energy_j is not None and tried.record.latency_s is not None
+
+
+def _kept(record: TrialRecord) -> bool:
+    return isinstance(record.outcome, Feasible)
+
+
+def _quantile(report: Report) -> str:
+    return words.quantile(report.log.subject.slos[0])
+
+
+def _energy_label(report: Report) -> str:
+    return "energy, J/request (virtual)" if report.virtual else "energy, J/request"

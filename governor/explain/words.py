@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How figures, points and verdicts of a report are said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..guard import Slo
+from ..points import Predicted
+from ..trial import Invalid, TrialRecord
+
+NAMES = {"gpu_hz": "GPU", "gpu_min_hz": "GPU min", "emc_hz": "EMC", "cpu_hz": "CPU", "cores": "cores", "batch": "batch"}
+"""Knobs as people call them, in the order in which they are told."""
+
+CURES = {
+    "the traffic did not hold still": (
+        ("load", "idle", "backlog"),
+        "offer a steadier load, or lengthen the trials (`teg run --trial-s`)",
+    ),
+    "the board did not take the clocks": (
+        ("clocks", "denied", "busy", "missing", "refused"),
+        "see `teg doctor`, and which knobs `teg status` leaves out",
+    ),
+    "its sensors could not be trusted": (
+        ("sensor", "frozen", "window", "energy", "blind"),
+        "see `teg doctor`; lengthen the trials (`teg run --trial-s`) if joules stayed in doubt",
+    ),
+    "heat or current took clocks away": (
+        ("throttled",),
+        "cool the board better, or give it a stronger supply or a higher power mode",
+    ),
+    "somebody else changed a clock": (
+        ("foreign",),
+        "find out who: nvpmodel, jetson_clocks and jtop are the usual ones",
+    ),
+}
+"""What was wrong with invalid trials: their reasons, and what to do."""
+
+
+def joules(energy_j: float | None) -> str:
+    """Joules to four digits."""
+    return "-" if energy_j is None else f"{energy_j:#.4g}"
+
+
+def milliseconds(time_s: float | None) -> str:
+    """Seconds as milliseconds, without the unit."""
+    return "-" if time_s is None else f"{time_s * 1e3:.1f}" if time_s < 10 else f"{time_s * 1e3:.0f}"
+
+
+def percent(share: float) -> str:
+    """A share that may be more or less, with its sign."""
+    return f"{100 * share:+.1f}%"
+
+
+def quantile(slo: Slo) -> str:
+    """The quantile that an SLO constrains, such as p95."""
+    return f"p{slo.quantile * 100:g}"
+
+
+def promise(slo: Slo) -> str:
+    """An SLO in short."""
+    return f"{quantile(slo)} <= {slo.limit_s * 1e3:g} ms"
+
+
+def knob_name(knob: str) -> str:
+    """A knob as people call it."""
+    return NAMES.get(knob) or f"batch of {knob.removeprefix('batch.')}"
+
+
+def in_order(knobs: Mapping[str, object]) -> list[str]:
+    """Knobs in the order in which they are told."""
+    order = list(NAMES)
+    return sorted(knobs, key=lambda knob: (order.index(knob) if knob in order else len(order), knob))
+
+
+def value(knob: str, amount: float) -> str:
+    """A knob's value without its unit: clocks in MHz."""
+    return f"{amount / 1e6:.6g}" if knob.endswith("_hz") else f"{amount:g}"
+
+
+def setting(knob: str, amount: float) -> str:
+    """A knob and its value."""
+    return f"{knob_name(knob)} {value(knob, amount)}{' MHz' if knob.endswith('_hz') else ''}"
+
+
+def settings(point: Mapping[str, float]) -> str:
+    """A point; nothing searched is said as such."""
+    return ", ".join(setting(knob, point[knob]) for knob in in_order(point)) or "clocks as they are"
+
+
+def knob_range(knob: str, values: Sequence[float]) -> str:
+    """What a knob can be."""
+    unit = " MHz" if knob.endswith("_hz") else ""
+    if len(values) <= 4:
+        return f"{knob_name(knob)} {', '.join(value(knob, amount) for amount in values)}{unit}"
+    return f"{knob_name(knob)} {value(knob, values[0])} to {value(knob, values[-1])}{unit} in {len(values)} steps"
+
+
+def verdict(record: TrialRecord) -> str:
+    """The outcome of a trial, with the reason of an invalid one."""
+    if isinstance(record.outcome, Invalid):
+        return f"invalid ({record.outcome.reason})"
+    return type(record.outcome).__name__.lower()
+
+
+def within(deviation: float) -> str:
+    """Two deviations of a log, as a share."""
+    return f"{200 * deviation:.{0 if deviation >= 0.05 else 1}f}%"
+
+
+def expected_joules(figures: Predicted | None, unit: str = "") -> str:
+    """Expected joules per request with their uncertainty."""
+    return "-" if figures is None else f"{joules(figures.energy_j)}{unit} ±{within(figures.energy_deviation)}"
+
+
+def expected_milliseconds(figures: Predicted | None, unit: str = "") -> str:
+    """Expected milliseconds with their uncertainty."""
+    return "-" if figures is None else f"{milliseconds(figures.latency_s)}{unit} ±{within(figures.latency_deviation)}"
