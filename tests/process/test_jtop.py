@@ -16,6 +16,8 @@ from governor.jtop_child import record
 from governor.jtop_reader import JtopReader, JtopUnavailable, jtop_mode
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60.0
+"""Bounds a failure and promises nothing."""
 
 
 def stand_in(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,22 +29,22 @@ def stand_in(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_real_package_without_its_service_says_so() -> None:
     """jetson-stats is installed and no service runs: the error says that, and how to get one."""
     with JtopReader() as reader, pytest.raises(JtopUnavailable, match=r"service is not active.*--install-service"):
-        reader.read()
-    assert jtop_mode() is None
+        reader.read(PATIENCE_S)
+    assert jtop_mode(PATIENCE_S) is None
 
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """jetson-stats is optional: where it is missing the error names the extra that brings it."""
     stand_in(tmp_path, "raise ImportError('no such package')", monkeypatch)
     with JtopReader() as reader, pytest.raises(JtopUnavailable, match=r"not installed.*\[jtop\]"):
-        reader.read()
+        reader.read(PATIENCE_S)
 
 
 def test_our_process_stays_as_it_was() -> None:
     """After reading, jtop is not imported here and multiprocessing's start method is as before."""
     before = multiprocessing.get_start_method(allow_none=True)
     with JtopReader() as reader, pytest.raises(JtopUnavailable):
-        reader.read()
+        reader.read(PATIENCE_S)
     assert "jtop" not in sys.modules
     assert multiprocessing.get_start_method(allow_none=True) == before
 
@@ -93,10 +95,10 @@ class jtop:
         monkeypatch,
     )
     with JtopReader() as reader:
-        assert reader.read().version == "7.2.2"
-        assert reader.read().mode is None
+        assert reader.read(PATIENCE_S).version == "7.2.2"
+        assert reader.read(PATIENCE_S).mode is None
         with pytest.raises(JtopUnavailable, match="stopped answering"):
-            reader.read()
+            reader.read(PATIENCE_S)
 
 
 def test_a_reader_that_goes_takes_the_child_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ class jtop:
     assert child.stdout is not None
     assert child.stdout.readline()
     child.stdout.close()
-    assert child.wait(timeout=10) == 0
+    assert child.wait(PATIENCE_S) == 0
 
 
 def test_samples_are_in_si_units() -> None:

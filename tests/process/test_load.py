@@ -24,7 +24,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from governor.load import Answer, LoadPlan, ServerUnreachable, draw_arrivals, read_answers, run_load
 from governor.load_inputs import InputsUnfit
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
+"""Bounds a failure and promises nothing."""
 
 
 class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -33,6 +34,7 @@ class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self) -> None:
         self.seen: list[bytes] = []
         self.refuse_every = 0
+        self._counted = threading.Lock()
         self.let_pass = threading.Event()
         self.let_pass.set()
         self.url = ""
@@ -45,18 +47,20 @@ class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelConfigResponse(config=config)
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the protocol's name
-        self.seen.append(request.raw_input_contents[0])
-        if self.refuse_every and len(self.seen) % self.refuse_every == 0:
+        with self._counted:
+            self.seen.append(request.raw_input_contents[0])
+            refused = self.refuse_every and len(self.seen) % self.refuse_every == 0
+        if refused:
             context.abort(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
-        self.let_pass.wait(30)
+        self.let_pass.wait(DEADLINE_S)
         return service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
 
 
 @contextmanager
-def serving() -> Iterator[InferenceServer]:
-    """A server on a free loopback port, stopped at the end."""
+def serving(at_once: int) -> Iterator[InferenceServer]:
+    """A server on a free loopback port that works on so many requests at once, stopped at the end."""
     service = InferenceServer()
-    server = grpc.server(ThreadPoolExecutor(8))
+    server = grpc.server(ThreadPoolExecutor(at_once))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
     service.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
@@ -69,7 +73,7 @@ def serving() -> Iterator[InferenceServer]:
 
 @pytest.fixture
 def server() -> Iterator[InferenceServer]:
-    with serving() as service:
+    with serving(at_once=16) as service:
         yield service
 
 
@@ -115,8 +119,8 @@ def test_a_stall_is_counted_from_the_intended_arrival(server: InferenceServer) -
     arrivals = [n * 0.01 for n in range(12)]
 
     def release_once_all_came() -> None:
-        # the server works on eight at a time and the others wait in front of it; all have been sent by then
-        until(lambda: len(server.seen) == 8, "eighth request")
+        # a generator that waits for replies would never get so far
+        until(lambda: len(server.seen) == 12, "twelfth request")
         time.sleep(0.5)
         server.let_pass.set()
 
@@ -125,8 +129,8 @@ def test_a_stall_is_counted_from_the_intended_arrival(server: InferenceServer) -
     report = run_load(plan(server, *arrivals), on_answer=answers.append)
     releaser.join()
     assert report.failed == 0
-    assert min(answer.latency_s for answer in answers) >= 0.5 - 0.12
-    assert max(answer.lag_s for answer in answers) < 0.5, "the generator must not wait for replies"
+    assert len(answers) == 12
+    assert min(answer.latency_s for answer in answers) >= 0.5
 
 
 def test_refused_requests_fail_and_miss_the_objective(server: InferenceServer) -> None:
@@ -142,16 +146,18 @@ def test_refused_requests_fail_and_miss_the_objective(server: InferenceServer) -
 def test_a_reply_that_never_comes_is_a_failure(server: InferenceServer) -> None:
     """Past the deadline a request is given up, not waited for."""
     server.let_pass.clear()
-    report = run_load(plan(server, 0.0, 0.001, timeout_s=0.3))
+    # the deadline is also that of the question for the model's inputs, which has an answer
+    report = run_load(plan(server, 0.0, 0.001, timeout_s=4.0))
     assert report.errors == {"DEADLINE_EXCEEDED": 2}
     assert report.p50_s is None
 
 
-def test_real_inputs_are_sent_in_turn(server: InferenceServer, tmp_path: Path) -> None:
+def test_real_inputs_are_sent_in_turn(tmp_path: Path) -> None:
     """The samples of the input file go out one after the other, and again from the first."""
     images = np.arange(6, dtype=np.float32).reshape(3, 1, 2)
     np.savez(tmp_path / "in.npz", IMAGE=images)
-    run_load(plan(server, *(0.05 * n for n in range(5)), input_file=tmp_path / "in.npz"))
+    with serving(at_once=1) as server:
+        run_load(plan(server, *(0.05 * n for n in range(5)), input_file=tmp_path / "in.npz"))
     assert server.seen == [images[n % 3].tobytes() for n in range(5)]
 
 

@@ -21,7 +21,7 @@ from governor import digits
 from governor.publish import is_intact
 from model_repository.architectures import architecture
 
-DEADLINE_S = 100.0
+DEADLINE_S = 240.0
 
 
 def teg(*words: str) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,9 @@ def test_served_answers_are_those_of_plain_torch(served: TritonServer, model: st
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_load_measures_what_the_server_saw(served: TritonServer, tmp_path: Path) -> None:
+def test_load_measures_what_the_server_saw(
+    served: TritonServer, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
     """Each request of the generator is a sample on the instance page, and its latency there is part of that here."""
     data = digits.load()
     np.savez(tmp_path / "digits.npz", IMAGE=data.test_images.numpy())
@@ -86,9 +87,8 @@ def test_load_measures_what_the_server_saw(served: TritonServer, tmp_path: Path)
         record=tmp_path / "answers.csv",
     )
     report = run_load(plan)
-    deadline_s = time.monotonic() + 10.0
-    while page.counter(Counter.SAMPLES) < cursor + 120 and time.monotonic() < deadline_s:
-        time.sleep(0.01)  # the last sample may be written a moment after its reply
+    # the last sample may be written a moment after its reply
+    eventually(lambda: page.counter(Counter.SAMPLES) >= cursor + 120)
     samples, _, lost = page.samples_since(cursor)
     page.close()
     answers = read_answers(tmp_path / "answers.csv")
