@@ -38,7 +38,7 @@ def page(tmp_path: Path) -> Iterator[Small]:
 def test_a_page_is_born_alive_and_ours(page: Small) -> None:
     """A new page carries our pid, a fresh heartbeat and no record; group members may write it, others nothing."""
     assert page.pid == os.getpid()
-    assert page.alive()
+    assert page.alive(int(page.words[HEARTBEAT]))
     assert RECORD.read(page.memory) is None
     assert page.path.stat().st_mode & 0o007 == 0
 
