@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from boards.clocks import ClockPoint
 from governor.client import ClockClient
 from governor.hand import Hand
+from governor.joules import Tick
 from governor.load import LoadPlan, LoadReport, run_load
-from governor.measurement import SETTLE_S
 from governor.reader import PageReader
-from governor.trial import Tick
 from governor.window import counters
 from predictor.queueing import quantile
 from telemetry.instance_page import Sample, Status
@@ -22,6 +21,8 @@ from telemetry.rundir import RunDir
 
 LEASE_S = 4.0
 LOOK_S = 0.05
+SETTLE_S = 0.6
+"""After a change of clocks: the INA3221's running average of 430 ms, and the slowest clock's settling (EMC)."""
 SENSOR_LAG_S = 0.25
 """Half the INA3221's averaging window of 430 ms, and half a batch."""
 

@@ -27,10 +27,11 @@ from boards.clocks import ClockTable
 from boards.physics import shipped
 from governor.client import ClockClient
 from governor.history import FILE, from_json
+from governor.latency import service_times
 from governor.load import LoadPlan, LoadReport, draw_arrivals, run_load
 from governor.points import clocks_of
 from governor.traffic import batch_values
-from governor.trial import Invalid, TrialRecord, Violated, service_times
+from governor.trial import Invalid, TrialRecord, Violated
 from predictor.queueing import ServiceTimes
 from telemetry.durable import read_log
 

@@ -8,11 +8,14 @@ from collections.abc import Collection, Iterable, Mapping
 
 from .config import Config
 from .guard import Slo, Verdict, judge
+from .latency import ModelWindow
 from .reader import InstanceView
+from .sequential import unsafe_wait
 from .traffic import Traffic
-from .trial import ModelWindow
 
 LOAD_CHANGE = 0.2
+SURGE = 0.005
+"""Chance of so many arrivals at the usual load, below which a hopeless wait is the load's doing."""
 ENOUGH_ARRIVALS = 30
 """Before as many arrivals the offered load is not known well enough to say what a request costs."""
 
@@ -29,6 +32,7 @@ class Demand:
         for view in views:
             if (slo := self._slo(view)) is not None:
                 self.traffic.setdefault(view.info.instance, Traffic(slo)).add(view)
+        self.traffic = dict(sorted(self.traffic.items()))
 
     def keep(self, present: Collection[str]) -> None:
         """Forget the instances that have gone."""
@@ -78,6 +82,13 @@ class Demand:
         """Whether some request has waited for more than so many times its limit."""
         return any(traffic.waited_s(now_ns) > limits * traffic.slo.limit_s for traffic in self.traffic.values())
 
+    def waits_unsafely(self, now_ns: int) -> bool:
+        """Whether some request has waited for so long that no point which keeps its objective would let it."""
+        return any(
+            traffic.waited_s(now_ns) > unsafe_wait(traffic.slo.quantile) * traffic.slo.limit_s
+            for traffic in self.traffic.values()
+        )
+
     def began_before(self, at_s: float) -> bool:
         """Whether a request in flight arrived before then, on CLOCK_MONOTONIC."""
         busy = [traffic for traffic in self.traffic.values() if traffic.in_flight]
@@ -85,7 +96,11 @@ class Demand:
 
     def changed(self, span_s: float) -> bool:
         """Whether any instance's load over the window of `span_s` is no longer what it was."""
-        return any(load_changed(traffic.rate_hz, traffic.seen, span_s) for traffic in self.traffic.values())
+        return any(load_changed(traffic.usual_hz, traffic.seen, span_s) for traffic in self.traffic.values())
+
+    def surged(self, now_ns: int) -> bool:
+        """Whether any instance has lately got more requests than its usual load explains."""
+        return any(surged(traffic, now_ns / 1e9) for traffic in self.traffic.values())
 
     def windows(self, batch_limits: Mapping[str, int]) -> dict[str, ModelWindow]:
         """The window by instance, under these batch limits."""
@@ -105,3 +120,21 @@ def load_changed(usual_hz: float, seen: int, span_s: float) -> bool:
     """Whether the load differs by more than a fifth, and by more than Poisson luck (four deviations) explains."""
     usual = usual_hz * span_s
     return abs(seen - usual) > max(LOAD_CHANGE * usual, 4.0 * math.sqrt(usual))
+
+
+def surged(traffic: Traffic, now_s: float) -> bool:
+    """Whether more requests arrived than Poisson luck explains, since the oldest one in flight did or of late."""
+    span_s = max(0.5, traffic.waited_s(round(now_s * 1e9)))
+    for lately_s in (span_s, 2 * span_s, 4 * span_s):
+        usual, arrived = traffic.usual_hz * lately_s, traffic.arrived_since(now_s - lately_s)
+        if arrived > (1 + LOAD_CHANGE) * usual and chance_of_arrivals(arrived, usual) < SURGE:
+            return True
+    return False
+
+
+def chance_of_arrivals(count: int, usual: float) -> float:
+    """Probability of at least `count` arrivals where `usual` are expected; 1 where nobody knows what is usual."""
+    if not usual:
+        return 1.0
+    fewer = math.fsum(math.exp(k * math.log(usual) - usual - math.lgamma(k + 1)) for k in range(count))
+    return max(0.0, 1.0 - fewer)

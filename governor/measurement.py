@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trial from the moment its clocks are granted: let everything settle, measure, conclude."""
+"""One trial from the moment its clocks are granted: let them settle, measure until enough is known, conclude.
+
+A trial ends as soon as its joules and its latency are known well enough (`window.known`), with `trial_s` as a typical
+length: a quarter of it is the least, four times it the most. It is cut short once the requests seen prove the objective
+broken, and at once when one of them waits so long that no point which keeps the objective would let it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,14 @@ from .demand import Demand
 from .hand import Hand
 from .points import Point
 from .reader import Snapshot
-from .trial import HOPELESS, Evidence, Invalid, TrialRecord
+from .trial import Evidence, Invalid, TrialRecord
 from .window import Window, board_of
 
-SETTLE_S = 0.6
-"""After a change of clocks: the INA3221's running average of 430 ms, and the slowest clock's settling (EMC)."""
+SETTLE_S = 0.17
+"""After a change of clocks, the slowest one's settling (EMC), with a margin.
+
+The power sensor's averaging is no matter of waiting: the window knows which of its readings still show the past.
+"""
 
 SETTLE_MAX_S = 10.0
 """Requests that arrived before the change must be answered by then."""
@@ -24,7 +32,7 @@ Concluded = tuple[TrialRecord, Evidence | None]
 
 
 class Measurement:
-    """A trial at `point` for `trial_s` seconds, longer if its joules are not known well enough by then."""
+    """A trial at `point` that lasts about `trial_s` seconds, as its confidence needs."""
 
     def __init__(
         self,
@@ -39,7 +47,7 @@ class Measurement:
         self._limits = batch_limits
         self._hand, self._demand, self._clock, self._trial_s = hand, demand, clock, trial_s
         self._window: Window | None = None
-        self._until_s = clock() + SETTLE_S
+        self._settled_s = clock() + SETTLE_S
 
     @property
     def measuring(self) -> bool:
@@ -51,15 +59,14 @@ class Measurement:
         return self._settle(now) if self._window is None else self._measure(now, self._window)
 
     def _settle(self, now: Snapshot) -> Concluded | None:
-        """Wait until clocks and sensors settled and every request in flight arrived after the change."""
+        """Wait until the clocks settled and every request in flight arrived after the change."""
         old = self._demand.began_before(self._hand.changed_s)
-        if self._clock() < self._until_s or (old and self._clock() < self._until_s + SETTLE_MAX_S):
+        if self._clock() < self._settled_s or (old and self._clock() < self._settled_s + SETTLE_MAX_S):
             return None
         if old:
             return self._invalid("backlog")
         self._demand.mark()
-        self._window = Window(now, self._trial_s, self._hand.changed_s)
-        self._until_s = self._clock() + self._trial_s
+        self._window = Window(now, self._trial_s, self._hand.changed_s, self._demand.traffic.keys())
         return None
 
     def _measure(self, now: Snapshot, window: Window) -> Concluded | None:
@@ -68,17 +75,19 @@ class Measurement:
             reason = "clocks"
         if reason is not None:
             return self._invalid(reason)
-        # Hopeless is hopeless before the window ends, and however rough its joules, once something was served.
-        overloaded = self._demand.waits(now.now_ns, HOPELESS) and self._demand.all_served
-        if not overloaded and (self._clock() < self._until_s or (window.in_doubt and window.may_go_on)):
+        standing = window.standing(self._demand, self._limits)
+        # Hopeless is hopeless however rough its joules, once something was served.
+        hopeless = (standing.broken or self._demand.waits_unsafely(now.now_ns)) and self._demand.all_served
+        enough = window.may_end and standing.known and not window.in_doubt
+        if not (hopeless or enough) and window.may_go_on:
             return None
-        if self._demand.changed(window.span_s):
+        if self._demand.changed(window.span_s) or (hopeless and self._demand.surged(now.now_ns)):
             self._demand.forget()
             return self._invalid("load")
-        return self._invalid("window") if window.in_doubt and not overloaded else self._concluded(window)
+        return self._invalid("window") if window.in_doubt and not hopeless else self._concluded(window, hopeless)
 
-    def _concluded(self, window: Window) -> Concluded:
-        evidence = window.evidence(self._demand, self._limits)
+    def _concluded(self, window: Window, broken: bool) -> Concluded:
+        evidence = window.evidence(self._demand, self._limits, broken=broken)
         record = evidence.record(self.point)
         return record, None if isinstance(record.outcome, Invalid) else evidence
 

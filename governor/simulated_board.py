@@ -129,8 +129,12 @@ class SimulatedBoard:
     def feed(self, power_w: float, dt_s: float) -> None:
         """Let the board draw so much for so long."""
         self._slices.append((power_w, dt_s))
-        while sum(dt_s for _, dt_s in self._slices) - self._slices[0][1] >= WINDOW_S:
-            self._slices.popleft()
+        excess_s = sum(dt_s for _, dt_s in self._slices) - WINDOW_S
+        while excess_s > 0:
+            oldest_w, oldest_s = self._slices.popleft()
+            if oldest_s > excess_s:
+                self._slices.appendleft((oldest_w, oldest_s - excess_s))
+            excess_s -= oldest_s
 
     def sample(self) -> None:
         """Look at the sensors, as clockd does at every tick."""

@@ -10,8 +10,8 @@ from predictor.queueing import quantile
 from telemetry.instance_page import Sample, Status
 
 from .guard import Slo
+from .latency import HOPELESS, ModelWindow
 from .reader import InstanceView
-from .trial import HOPELESS, ModelWindow
 
 ARRIVALS = 1500
 """Arrivals remembered; the trace against which every trial of a run is replayed."""
@@ -28,6 +28,8 @@ class Traffic:
         self._since: list[Sample] = []
         self.in_flight = 0
         self.oldest_arrival_ns = 0
+        self._waiting_at_mark = 0
+        self._usual_hz = 0.0
 
     def add(self, view: InstanceView) -> None:
         """Take in what finished since the view before."""
@@ -39,6 +41,8 @@ class Traffic:
 
     def mark(self) -> None:
         """Begin a new window."""
+        self._usual_hz = self.rate_hz
+        self._waiting_at_mark = self.in_flight
         self._since.clear()
 
     def forget(self) -> None:
@@ -72,12 +76,22 @@ class Traffic:
     def window(self, batch_limit: int, batch_wait_s: float = 0.0) -> ModelWindow:
         """The window as a trial sees it."""
         served = tuple(sample for sample in self._since if sample.status is Status.OK)
-        return ModelWindow(served, self.arrivals_s, self.slo, batch_limit, batch_wait_s)
+        lost = tuple(sample for sample in self._since if sample.status in FAILURES)
+        return ModelWindow(served, self.arrivals_s, self.slo, batch_limit, batch_wait_s, lost=lost)
 
     @property
     def seen(self) -> int:
-        """Requests that ended within the window."""
-        return len(self._since)
+        """Requests that arrived within the window, answered or not."""
+        return max(0, len(self._since) + self.in_flight - self._waiting_at_mark)
+
+    @property
+    def usual_hz(self) -> float:
+        """Requests per second offered before the window, over all of the run if that is not known."""
+        return self._usual_hz or self.rate_hz
+
+    def arrived_since(self, at_s: float) -> int:
+        """Requests that arrived since then, answered or not; not later than the oldest one in flight did."""
+        return self.in_flight + sum(sample.arrival_ns / 1e9 >= at_s for sample in self._since)
 
     @property
     def share_of_limit(self) -> float:

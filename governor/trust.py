@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from telemetry.board_page import BoardReading
 
-from .trial import Tick
+from .joules import SEGMENT_S, Tick
 
 DOUBT = 0.2
 """Share of a window's joules that the bound on their error may reach, and of its seconds that may lack a reading."""
@@ -32,7 +32,7 @@ SAFE_S = 5.0
 """Temperatures older than this: the clocks go back to what they were."""
 
 WINDOWS = 4.0
-"""A trial measures on for at most so many times its length, if its joules are not known well enough before."""
+"""A trial lasts at least its typical length over this and at most this times it: until it is known well enough."""
 
 
 def energy_error_j(ticks: Sequence[Tick], averaging_s: float) -> float:
@@ -46,8 +46,8 @@ def too_short(ticks: Sequence[Tick], averaging_s: float) -> bool:
     return energy_error_j(ticks, averaging_s) > DOUBT * (ticks[-1].energy_j - ticks[0].energy_j)
 
 
-def unread(ticks: Sequence[Tick], trial_s: float) -> bool:
-    """Whether power was missing for more than a fifth of the window, or of the `trial_s` that it is to last."""
+def unread(ticks: Sequence[Tick], trial_s: float = 0.0) -> bool:
+    """Whether power was missing for more than a fifth of the window, or of the `trial_s` that it may last."""
     span_s = max(trial_s, ticks[-1].at_s - ticks[0].at_s)
     return ticks[-1].missing_s - ticks[0].missing_s > DOUBT * span_s
 
@@ -64,6 +64,14 @@ def frozen(ticks: Sequence[Tick], same_s: float, trial_s: float, since_change_s:
         return False
     busy = (recent[-1].busy_s - recent[0].busy_s) / span_s
     return busy >= IDLE and (busy <= FULL or same_s > since_change_s)
+
+
+def still(ticks: Sequence[Tick], same_s: float) -> bool:
+    """Whether a sensor that has shown the same for `same_s` has yet to move before its joules may be believed."""
+    recent = [tick for tick in ticks if tick.at_s >= ticks[-1].at_s - same_s]
+    span_s = recent[-1].at_s - recent[0].at_s
+    busy = (recent[-1].busy_s - recent[0].busy_s) / span_s if span_s else 0.0
+    return same_s > SEGMENT_S and IDLE <= busy <= FULL
 
 
 def throttled(begin: BoardReading, now: BoardReading) -> bool:

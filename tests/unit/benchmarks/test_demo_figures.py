@@ -9,8 +9,8 @@ from benchmarks.arms import energy_at
 from benchmarks.oracle import Oracle, best_within
 from boards.clocks import ClockTable
 from boards.physics import MAXIMUM, idle_power_w, shipped
+from governor.joules import Tick
 from governor.load import draw_arrivals
-from governor.trial import Tick
 
 TABLE = ClockTable(
     gpu_hz=(306_000_000, 816_000_000, 1_300_500_000),

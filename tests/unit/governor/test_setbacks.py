@@ -38,7 +38,7 @@ def test_a_knob_that_fails_three_times_leaves_the_search(tmp_path: Path, cause: 
         assert set(kept.knobs) == {"gpu_hz"}
         assert [point["emc_hz"] for point, _, _ in told.told] == [3_199_000_000.0, 2_133_000_000.0]
         assert [(point, energy_j) for point, _, energy_j in kept.told] == [
-            ({"gpu_hz": 1_300_500_000.0}, told.told[0][2])
+            ({"gpu_hz": 1_300_500_000.0}, pytest.approx(told.told[0][2], rel=0.02))
         ]
         device.until_phase(Phase.HOLDING)
         assert device.world.board.leased
@@ -195,17 +195,17 @@ def test_a_power_sensor_that_fails_spoils_the_trial(tmp_path: Path, fault: str, 
         assert device.outcomes[-1] == "feasible"
 
 
-@pytest.mark.parametrize(("averaging_s", "longest_s"), [(0.0, 1.0), (2.0, 4.0)])
+@pytest.mark.parametrize(("averaging_s", "longest_s"), [(0.43, 3.5), (2.0, 12.0)])
 def test_a_window_in_doubt_is_measured_on(tmp_path: Path, averaging_s: float, longest_s: float) -> None:
-    """A sensor that averages over two seconds knows little of one: a trial goes on until it does."""
+    """A sensor that averages over two seconds knows little of three: a trial goes on until it does."""
     world = simulation()
     world.board.averaging_s = averaging_s
-    with rehearsed(world, config(tmp_path, trials=4, trial_s=1.0)) as (device, _):
+    with rehearsed(world, config(tmp_path, trials=4, trial_s=3.0)) as (device, _):
         device.until_phase(Phase.HOLDING)
         assert device.outcomes == ["feasible"] * 4
         spans_s = [trial.window_s for trial in device.status.trials]
         assert max(spans_s) <= longest_s + 2 * TICK_S
-        assert (max(spans_s) > 1.5) is (longest_s > 1)
+        assert (max(spans_s) > 4.0) is (longest_s > 4.0)
         assert all(trial.energy_error_j > 0 for trial in device.status.trials)
 
 
@@ -286,7 +286,8 @@ def test_brief_events_are_counted_and_forgiven(tmp_path: Path) -> None:
             device.world.board.brief_throttles += 2
             device.run(TICK_S)
         assert device.outcomes == ["feasible"]
-        assert device.status.trials[0].brief_throttles == pytest.approx(160, rel=0.1)
+        trial = device.status.trials[0]
+        assert trial.brief_throttles == pytest.approx(20 * trial.window_s, rel=0.1)
         device.until_phase(Phase.MEASURING)
         while len(device.outcomes) == 1:
             device.world.board.brief_throttles += 6

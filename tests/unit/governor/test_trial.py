@@ -10,20 +10,9 @@ from dataclasses import replace
 import pytest
 
 from governor.guard import Slo
-from governor.trial import (
-    HOPELESS,
-    Evidence,
-    Feasible,
-    Invalid,
-    ModelWindow,
-    Tick,
-    Violated,
-    conclude,
-    energy_per_request_j,
-    latency_at_load_s,
-    service_times,
-    surprise,
-)
+from governor.joules import Tick
+from governor.latency import HOPELESS, ModelWindow, latency_at_load_s, service_times, surprise
+from governor.trial import Evidence, Feasible, Invalid, TrialRecord, Violated
 from telemetry.instance_page import Sample, Status
 
 IDLE_W, BUSY_W, SERVICE_S, RATE_HZ = 10.0, 40.0, 0.02, 15.0
@@ -62,27 +51,10 @@ def window(number: int = 75, service_s: float = SERVICE_S, slo: Slo = SLO) -> Mo
     return ModelWindow(tuple(samples(number, service_s)), arrivals(), slo, batch_limit=1)
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3, 4, 5, 6])
-def test_energy_is_that_of_the_offered_load_however_lucky_the_window(seed: int) -> None:
-    """Power linear in the busy share: the exact joules per request come back from any Poisson window."""
-    rng = random.Random(seed)
-    counts = [sum(rng.random() < RATE_HZ / 200 for _ in range(100)) for _ in range(10)]
-    measured = ticks(counts)
-    naive_j = measured[-1].energy_j / measured[-1].requests
-    assert energy_per_request_j(measured, RATE_HZ) == pytest.approx(EXACT_J, rel=1e-6)
-    assert abs(naive_j / EXACT_J - 1) > 1e-3
-
-
-def test_a_window_without_variation_is_taken_as_it_is() -> None:
-    """Where busy share never differs there is no line to fit: the mean power over the offered load."""
-    assert energy_per_request_j(ticks([8] * 8), 16.0) == pytest.approx((IDLE_W + 30.0 * 0.32) / 16.0)
-
-
-@pytest.mark.parametrize(("counts", "rate_hz"), [([0, 0, 0], 15.0), ([5, 5], 0.0), ([], 15.0)])
-def test_no_requests_no_energy_per_request(counts: list[int], rate_hz: float) -> None:
-    """Without requests, load or time there is no such figure."""
-    with pytest.raises(ValueError, match="no energy per request"):
-        energy_per_request_j(ticks(counts), rate_hz)
+def conclude(measured: Sequence[Tick], models: Sequence[ModelWindow], failed: int = 0) -> TrialRecord:
+    return Evidence(tuple(measured), {f"m_{number}": model for number, model in enumerate(models)}, failed).record(
+        POINT
+    )
 
 
 def test_a_batch_counts_once() -> None:
@@ -106,7 +78,7 @@ def test_latency_grows_with_service_time_up_to_hopeless() -> None:
 
 def test_a_good_window_is_feasible() -> None:
     """Energy at the offered load, the replayed latency, and the window's own beside it."""
-    record = conclude(POINT, ticks([7, 8, 6, 9, 7, 8]), [window()])
+    record = conclude(ticks([7, 8, 6, 9, 7, 8]), [window()])
     rate_hz = window().rate_hz
     assert record.outcome == Feasible()
     assert record.energy_j == pytest.approx((IDLE_W + 30.0 * rate_hz * SERVICE_S) / rate_hz)
@@ -117,7 +89,7 @@ def test_a_good_window_is_feasible() -> None:
 
 def test_a_slow_window_is_violated() -> None:
     """The quantile at the offered load lies beyond the limit."""
-    record = conclude(POINT, ticks([7, 8, 6, 9]), [window(service_s=0.06)])
+    record = conclude(ticks([7, 8, 6, 9]), [window(service_s=0.06)])
     assert record.outcome == Violated()
     assert record.latency_s is not None
     assert record.latency_s > SLO.limit_s
@@ -126,7 +98,7 @@ def test_a_slow_window_is_violated() -> None:
 @pytest.mark.parametrize("failed", [1, 10, 1000])
 def test_failures_violate_and_say_so_in_the_latency(failed: int) -> None:
     """However fast the others were: the latency told lies beyond the limit, the further the more requests failed."""
-    record = conclude(POINT, ticks([7, 8, 6, 9]), [window()], failed)
+    record = conclude(ticks([7, 8, 6, 9]), [window()], failed)
     assert record.outcome == Violated()
     assert record.latency_s is not None
     assert record.latency_s == pytest.approx(SLO.limit_s * (1 + 3 * failed / (failed + 75)))
@@ -135,22 +107,22 @@ def test_failures_violate_and_say_so_in_the_latency(failed: int) -> None:
 def test_nothing_served_is_idle() -> None:
     """A window nobody used is invalid, and so is one in which every request failed: there is nothing to replay."""
     empty = ModelWindow((), arrivals(), SLO, 1)
-    assert conclude(POINT, ticks([0, 0]), [empty]).outcome == Invalid("idle")
-    assert conclude(POINT, [], [window()]).outcome == Invalid("idle")
+    assert conclude(ticks([0, 0]), [empty]).outcome == Invalid("idle")
+    assert conclude([], [window()]).outcome == Invalid("idle")
     failures = ModelWindow(tuple(samples(9, status=Status.FAILED)), arrivals(), SLO, 1)
-    assert conclude(POINT, ticks([5, 4]), [failures], 9).outcome == Invalid("idle")
+    assert conclude(ticks([5, 4]), [failures], 9).outcome == Invalid("idle")
 
 
 def test_joules_that_did_not_move_are_no_measurement() -> None:
     """An energy counter that stood still is a fault of the sensor, not free computing."""
     still = [Tick(tick.at_s, 5.0, tick.busy_s, tick.requests) for tick in ticks([7, 8, 6])]
-    assert conclude(POINT, still, [window()]).outcome == Invalid("energy")
+    assert conclude(still, [window()]).outcome == Invalid("energy")
 
 
 def test_of_several_models_the_one_nearest_its_limit_counts() -> None:
     """Its share of its own limit, in the first model's seconds; energy is shared by the requests of all."""
     easy, hard = window(slo=Slo(0.95, 1.0)), window(slo=Slo(0.95, 0.03))
-    record = conclude(POINT, ticks([14, 16, 12, 18]), [easy, hard])
+    record = conclude(ticks([14, 16, 12, 18]), [easy, hard])
     assert record.outcome == Violated()
     assert record.latency_s == pytest.approx(1.0 * latency_at_load_s(hard) / 0.03)
     assert record.energy_j == pytest.approx((IDLE_W + 30.0 * 2 * easy.rate_hz * SERVICE_S) / (2 * easy.rate_hz))

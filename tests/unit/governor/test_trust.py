@@ -11,7 +11,7 @@ from device import simulation
 
 from boards.virtual import Load, VirtualBoard
 from governor.clockd.energy import EnergyMeter
-from governor.trial import Tick
+from governor.joules import Tick
 from governor.trust import BRIEF_HZ, energy_error_j, frozen, throttled, too_short, unread
 from telemetry.board_page import BoardReading
 
