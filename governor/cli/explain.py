@@ -72,14 +72,14 @@ def handler(args: argparse.Namespace) -> int:
 
 def _chosen(logs: Sequence[SubjectLog], digest: str | None) -> SubjectLog | None:
     """The one subject whose digest begins so, or the one tuned last; None if there is none such."""
-    found = [log for log in logs if log.subject.slos and (digest is None or log.subject.digest.startswith(digest))]
+    found = [log for log in logs if log.subject.slos and (digest is None or log.digest.startswith(digest))]
     return found[-1] if found and (digest is None or len(found) == 1) else None
 
 
 def _nothing(path: Path, logs: Sequence[SubjectLog], args: argparse.Namespace, damaged: int) -> int:
     from ..explain.plain import FORMAT, subject_json
 
-    digests = ", ".join(log.subject.digest for log in logs)
+    digests = ", ".join(log.digest for log in logs)
     if args.subject is not None and logs:
         print(
             f"teg explain: not one subject's digest begins with {args.subject!r}; there are {digests}", file=sys.stderr
@@ -108,7 +108,7 @@ def _search(knobs: Mapping[str, Sequence[float]], slo_s: float, prior: Sequence[
     from ..search import Search
 
     torch.set_num_threads(1)  # the models being served need the cores more
-    return cast("Forecaster", Search(knobs, slo_s, 0, prior))
+    return cast("Forecaster", Search(knobs, slo_s, 0, list(prior) or None))
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -65,7 +65,7 @@ def page(report: Report, plots: Plots) -> str:
         *(f'<p class="soft">{escape(note)}</p>' for note in notes(report)),
         *(_section(section, plots) for section in sections(report)),
         "" if plots or not report.trials else '<p class="soft">The plots need matplotlib: the extra `report`.</p>',
-        f'<footer><p class="soft">Subject {escape(subject.digest)}. {escape(knobs)}.</p></footer></body></html>',
+        f'<footer><p class="soft">Subject {escape(report.log.digest)}. {escape(knobs)}.</p></footer></body></html>',
     ]
     return "\n".join(part for part in parts if part) + "\n"
 

@@ -57,7 +57,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def subject_json(log: SubjectLog) -> dict[str, Any]:
     """What was tuned, and how many trials there are of it."""
-    return {"digest": log.subject.digest, "trials": len(log.trials), **_listed(asdict(log.subject))}
+    return {"digest": log.digest, "trials": len(log.trials), **_listed(asdict(log.subject))}
 
 
 def _tried(tried: Tried) -> dict[str, Any]:

@@ -62,8 +62,7 @@ def subject_line(report: Report) -> str:
     """What was tuned."""
     subject = report.log.subject
     kind = " (virtual board)" if subject.virtual and "virtual" not in subject.board else ""
-    slos = ", ".join(dict.fromkeys(map(words.promise, subject.slos)))
-    return f"{' + '.join(subject.models)} on {subject.board}{kind}, {slos}"
+    return f"{' + '.join(subject.models)} on {subject.board}{kind}, {words.promise(subject.slos[0])}"
 
 
 def notes(report: Report) -> list[str]:
@@ -71,6 +70,12 @@ def notes(report: Report) -> list[str]:
     found = []
     if report.damaged:
         found.append(f"{count(report.damaged, 'damaged record')} of this history passed over.")
+    subject = report.log.subject
+    if len(set(subject.slos)) > 1:
+        found.append(
+            f"The SLOs, in the order of the models: {', '.join(map(words.promise, subject.slos))}. Latencies are those "
+            "of the model nearest its limit, scaled to the first one's."
+        )
     if report.log.reopenings:
         last = report.log.reopenings[-1]
         found.append(
@@ -198,7 +203,7 @@ def _worths(report: Report) -> Section | None:
 
 def _prices(report: Report) -> Section | None:
     now = next((price.cheapest for price in report.prices if price.factor == 1.0), None)
-    if not report.prices or (now is None and report.free is None):
+    if not any(price.cheapest for price in report.prices):
         return None
     rows = []
     for price in report.prices:

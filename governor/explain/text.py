@@ -17,7 +17,7 @@ def render(report: Report) -> str:
     """The report as plain text."""
     subject = report.log.subject
     knobs = "; ".join(words.knob_range(knob, subject.knobs[knob]) for knob in words.in_order(subject.knobs))
-    lines = [subject_line(report), *_wrapped(f"subject {subject.digest}; {knobs or 'no knob'}")]
+    lines = [subject_line(report), *_wrapped(f"subject {report.log.digest}; {knobs or 'no knob'}")]
     for note in notes(report):
         lines += _wrapped(note)
     lines += ["", headline(report)]
@@ -32,7 +32,7 @@ def render(report: Report) -> str:
     if report.others:
         lines += ["", "Other subjects of this history (--subject DIGEST)"]
     for other in report.others:
-        lines.append(f"  {other.subject.digest}  {count(len(other.trials), 'trial')}  {_about(other.subject)}")
+        lines.append(f"  {other.digest}  {count(len(other.trials), 'trial')}  {_about(other.subject)}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,10 @@ def test_a_frontier_falls(tmp_path: Path) -> None:
     assert chance(points[0].figures, points[0].figures.latency_s) == pytest.approx(0.5)
     assert chance(points[0].figures, likely_s(points[0].figures)) == pytest.approx(0.75)
     assert promise([], 1.0) is None
+
+
+def test_the_page_of_documentation_names_every_key(tmp_path: Path) -> None:
+    """In the order of the JSON object, and no other."""
+    documentation = (Path(__file__).resolve().parents[3] / "docs" / "explain.md").read_text()
+    rows = [line.split("|")[1] for line in documentation.partition("| key | value |")[2].splitlines() if "`" in line]
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == list(to_json(report_of(tmp_path, *USUAL)))
