@@ -34,6 +34,10 @@ class Config:
     slo_window_s: float = 10.0
     cooldown_s: float = 30.0
     """How long the fastest point is kept after the objective was broken."""
+    breach_share: float = 0.01
+    """Share of the windows that trials may break; beyond it the best point is held until that is so again."""
+    reopen_s: float = 600.0
+    """After the search was opened again, because something changed, it is not for so long, and longer each time."""
     lease_ttl_s: float = 3.0
     tick_s: float = 0.05
     metrics_host: str = "127.0.0.1"
@@ -44,7 +48,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.knobs or set(self.knobs) - set(TUNABLE):
             raise ConfigInvalid("knobs", f"must be some of {', '.join(TUNABLE)}; got {', '.join(self.knobs) or 'none'}")
-        for key in ("trials", "trial_s", "slo_window_s", "tick_s"):
+        for key in ("trials", "trial_s", "slo_window_s", "tick_s", "reopen_s", "breach_share"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ConfigInvalid(key, f"must be positive and finite, got {getattr(self, key)}")
         if not 0 <= self.regret < 1:

@@ -3,34 +3,43 @@
 
     proposing -> settling -> measuring -> proposing -> ... -> holding <-> cooling
 
-In `proposing` the search thinks, in a thread of its own, so that no tick is late however slow the processor; after a
-trial that broke the SLO the fastest point is held meanwhile, until the backlog is gone. In `cooling` something that
-went wrong is waited out: after a broken objective at the fastest point, after heat at a cooler one, after clocks that
-were ignored with no lease at all.
+In `proposing` the search thinks, in a thread of its own, so that no tick is late however slow the processor. In
+`cooling` something that went wrong is waited out: a trial that broke the objective, until its window has run out at the
+fastest point; a broken hold; heat, at a cooler point; clocks that were ignored, with no lease at all; a search that
+failed. While anything but the fastest point is kept, its windows are judged. A hold ends when the world has changed for
+good: then the search is opened again, with what was learnt as its prior.
 """
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future
 
+from .afterheat import AfterHeat
+from .allowance import Allowance
 from .demand import Demand
+from .drift import Drift
 from .guard import Verdict
+from .holding import Finding, Holding, hottest
+from .latency import HOPELESS
+from .lessons import load_of, other_load
 from .measurement import Measurement
-from .points import Best, Point, Proposal
+from .points import Point, Proposal
 from .reader import Snapshot
 from .requests import LATER, Means, Requests
+from .setbacks import Backoff
 from .status import Phase
-from .trial import HOPELESS, REQUEST_FAILED, TRAFFIC, Evidence, Feasible, Invalid, TrialRecord, Violated
+from .thoughts import Thoughts
+from .trial import REQUEST_FAILED, TRAFFIC, Evidence, Feasible, Invalid, TrialRecord, Violated
 from .trust import BLIND_S, SAFE_S
 from .tuning import Tuning
 from .window import board_of
 
 LATER_S = 1.0
-LATE_S = 3.0
-"""Throttle events that show up so long after a trial belong to it: counters move every 2 s and are read each second."""
 DRAIN_S = 60.0
 """How long the fastest point may take to work off a backlog before the next trial begins all the same."""
+INSISTS_S = 300.0
+"""A search that had nothing to try but points that broke the objective is asked again after so long."""
+LONGEST_S = 3600.0
 
 log = logging.getLogger("teg.governor")
 
@@ -41,29 +50,35 @@ class Course:
     def __init__(self, means: Means, tuning: Tuning, demand: Demand) -> None:
         self.tuning = tuning
         self.over = ""
-        self._config, self._hand, self._status = means.config, means.hand, means.status
-        self._executor, self._clock = means.executor, means.clock
+        self._config, self._hand, self._status, self._clock = means.config, means.hand, means.status, means.clock
         self._requests = Requests(means, tuning)
         self._demand = demand
-        self._proposal: Future[Proposal] | None = None
+        self._thoughts = Thoughts(means.executor, means.status, means.clock)
+        self._allowance = Allowance(demand.slos, means.config.breach_share, means.clock())
+        self._reopenings = Backoff(means.config.reopen_s, LONGEST_S)
+        self._reopen_s = self._until_s = 0.0
+        """When the search may be opened again; when the phase is over."""
         self._trial: Measurement | None = None
-        self._until_s = 0.0
+        self._holding: Holding | None = None
         self._repeated = False
-        self._throttles = 0
-        """Throttle events counted by now."""
-        self._ended: tuple[float, int] | None = None
-        """When the last trial that measured something ended, and the throttle events counted by then."""
-        self._too_hot = False
-        """Whether more of them came to light soon after."""
+        self._heat = AfterHeat()
+        self._celsius: list[float] = []
+        """The temperatures of the trials."""
+        self._tried_hz: dict[str, float] = {}
+        """The load by instance for which they chose the point held."""
+        self._load_broke = False
+        """Whether a hold broke because its load is no longer what it was."""
         self._think()
+        self._enter(Phase.PROPOSING, DRAIN_S)
 
     def tick(self, now: Snapshot) -> None:
         """One step of the phase it is in; without temperatures nothing new is tried."""
         board = board_of(now)
-        self._throttles = board.throttle_events
+        exploring = bool(self._status.point) and not self.tuning.is_fastest(self._status.point)
+        self._allowance.add(now.instances, self._clock(), exploring=exploring)
         if not board.observe_only and self._blind(board.zones_age_s):
             return
-        self._unlearn_if_heat_shows()
+        self._unlearn_if_heat_shows(board.throttle_events)
         phases = {
             Phase.SETTLING: self._measure,
             Phase.MEASURING: self._measure,
@@ -83,56 +98,101 @@ class Course:
             # A full disk may be the very reason for starting over.
             log.warning("the lost trial could not be written down: %s", error)
 
+    def end(self) -> None:
+        """Keep what was measured, and close the history."""
+        self._save()
+        self.tuning.history.close()
+
     def _measure(self, now: Snapshot) -> None:
         if self._trial is None:
             raise ValueError("no trial is under way")
         concluded = self._trial.tick(now)
         if concluded is not None:
+            if (celsius := hottest(board_of(now))) is not None:
+                self._celsius.append(celsius)
             self._finish(*concluded)
         elif self._trial.measuring and self._status.phase is Phase.SETTLING:
             self._enter(Phase.MEASURING, self._config.trial_s)
 
     def _propose(self, now: Snapshot) -> None:
         """Wait for the search and for the backlog to go, then try what it proposes, or hold the best."""
-        if self._proposal is None or not self._proposal.done():
+        if self._thoughts.busy:
+            self._guard(now)
             return
         if self._demand.waits(now.now_ns, 1.0) and self._clock() < self._until_s:
             return
-        proposal = self._proposal.result()
-        self._proposal = None
-        if proposal.next is None:
-            self._hold_best(proposal.best)
+        proposal = self._thoughts.take()
+        if proposal is None:
+            self._enter(Phase.COOLING, self._config.cooldown_s)
+        elif proposal.next is None:
+            self._hold_best(proposal, now)
+        elif self._allowance.wait_s > 0 and not self.tuning.is_fastest(proposal.next):
+            self._thoughts.put_back(proposal)
+            self._hold_best(proposal, now)
         else:
-            self._status.best = proposal.best
+            self._status.best, self._status.paused = proposal.best, False
             self._try(proposal.next)
 
     def _hold(self, now: Snapshot) -> None:
         """Keep the best point; step back to the fastest one when a window, or a hopeless wait, breaks the objective."""
-        overloaded = self._demand.waits(now.now_ns, HOPELESS)
-        best = self._status.best
-        if self._clock() < self._until_s and not (overloaded and best is not None):
+        if self._holding is None:
+            raise ValueError("nothing is held")
+        overloaded = self._demand.waits(now.now_ns, HOPELESS) and self._status.best is not None
+        if not self._holding.over and not overloaded:
             return
         if self._requests.found_again():
             self.over = "knobs"
             return
-        broken = self._judge() or overloaded
-        worst = HOPELESS if overloaded else self._demand.share_of_limit
-        self._demand.mark()
-        if broken and best is not None:
-            log.warning("the objective was broken at %s: back to the fastest point", self._status.point)
-            latency_s = worst * next(iter(self._demand.slos.values())).limit_s
-            lesson = TrialRecord(self._status.point, Violated(), best.energy_j, latency_s)
-            self.tuning.finish(lesson, self._clock())
-            self._cool_at(self.tuning.fastest())
+        finding = self._holding.close(now)
+        self._count(finding)
+        if (finding.broken or overloaded) and self._status.best is not None:
+            self._broken(finding, HOPELESS if overloaded else finding.share_of_limit)
+        elif finding.changed and self._may_reopen:
+            self._reopen(finding.changed)
+        elif self._status.paused and self._allowance.wait_s <= 0 and self._clock() >= self._until_s:
+            self._go_on()
+
+    def _broken(self, finding: Finding, share_of_limit: float) -> None:
+        """What was held broke the objective: back to the fastest point. If the load changed, it is not to blame."""
+        point, best, load_hz = self._status.point, self._status.best, self._load_hz
+        if finding.load_differs or best is None:
+            self._load_broke = True
+            lesson = TrialRecord(point, Invalid("load"))
+            self._status.fault("load", f"the objective was broken at {point} under another load")
         else:
-            self._enter(Phase.HOLDING, self._config.slo_window_s)
+            limit_s = self.tuning.slo_s
+            lesson = TrialRecord(point, Violated(), best.energy_j, max(share_of_limit, 1.01) * limit_s)
+            self._status.fault("objective", f"broken at {point}: back to the fastest point")
+        self.tuning.finish(lesson, self._clock(), load_hz=load_hz)
+        self._thoughts.drop()
+        self._cool_at(self.tuning.fastest(), self._config.cooldown_s)
 
     def _cool(self, now: Snapshot) -> None:
         fastest = self.tuning.fastest()
         if self._hand.point is not None and self._status.point != fastest and self._demand.waits(now.now_ns, HOPELESS):
             self._requests.hold(fastest)
-        if self._clock() >= self._until_s:
+        self._guard(now)
+        if self._clock() < self._until_s:
+            return
+        self._load_broke &= other_load(self._tried_hz, self._demand.arrivals_s)
+        if self._load_broke and self._may_reopen:
+            self._reopen("load")
+        else:
             self._go_on()
+        self._load_broke = False
+
+    def _guard(self, now: Snapshot) -> None:
+        """Judge what is kept between trials, window by window; a point that breaks its promise is left."""
+        if self._hand.point is None or self.tuning.is_fastest(self._status.point):
+            return
+        if self._clock() < self._guard_s + self._config.slo_window_s:
+            return
+        broken = Verdict.BROKEN in self._demand.verdicts().values()
+        self._mark()
+        if broken:
+            self.tuning.lessons.avoid(self._status.point, self._clock())
+            self._status.fault("objective", f"broken at {self._status.point}, kept between trials")
+            self._requests.hold(self.tuning.fastest())
 
     def _try(self, point: Point) -> None:
         reason = self._requests.attempt(point)
@@ -146,8 +206,11 @@ class Course:
         else:
             self._finish(TrialRecord(point, Invalid(reason)))
 
-    def _hold_best(self, best: Best | None) -> None:
-        self._status.best, self._status.nothing_to_tune = best, not self.tuning.knobs
+    def _hold_best(self, proposal: Proposal, now: Snapshot) -> None:
+        """Hold the best point for good, or until more may be tried."""
+        status, best = self._status, proposal.best
+        status.best, status.verdict, status.nothing_to_tune = best, proposal.verdict, not self.tuning.knobs
+        status.paused = proposal.insists or proposal.next is not None
         point = best.point if best else self.tuning.fastest()
         if best is None:
             self._requests.hold(point)
@@ -157,46 +220,50 @@ class Course:
         else:
             self._requests.followed()
         self.tuning.history.note("hold", self._clock(), point=point, feasible=best is not None)
-        self._demand.mark()
-        self._enter(Phase.HOLDING, self._config.slo_window_s)
+        self._save()
+        self._tried_hz = self._tried_hz or self._load_hz
+        celsius = sum(self._celsius) / len(self._celsius) if self._celsius else None
+        drift = Drift(self._tried_hz, celsius)
+        self._holding = Holding(self._demand, drift, self._clock, self._config.slo_window_s, now)
+        self._enter(Phase.HOLDING, INSISTS_S if proposal.insists else 0.0)
+        if status.paused:
+            status.detail = "until more may be tried"
 
     def _finish(self, record: TrialRecord, evidence: Evidence | None = None) -> None:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
-        self.tuning.finish(record, self._clock(), evidence)
+        record = self.tuning.finish(record, self._clock(), evidence, self._load_hz)
         reason = record.outcome.reason if isinstance(record.outcome, Invalid) else ""
-        self._ended = None if reason else (self._clock(), self._throttles)
+        self._heat.trial_ended(self._clock(), measured=not reason)
         if not reason:
             self._requests.followed()
-        elif reason not in TRAFFIC:
+        elif reason not in TRAFFIC or reason == "load":
             self._status.fault(reason, f"trial at {record.point}")
         self._repeated = bool(reason) and not self._repeated and record.point.keys() == self.tuning.knobs.keys()
         if self._repeated:
             self._plan(record.point)
         if reason == "throttled":
-            self._cool_at(self.tuning.cooler(record.point))
+            self._cool_at(self.tuning.cooler(record.point), self._config.cooldown_s)
         elif reason in REQUEST_FAILED and self._requests.enough(reason):
             self._give_up(reason)
+        elif isinstance(record.outcome, Violated):
+            self._status.fault("objective", f"broken at {record.point}, in a trial")
+            self._think()
+            self._cool_at(self.tuning.fastest(), self._config.slo_window_s)
         else:
             if not isinstance(record.outcome, Feasible) and reason != "blind":
                 self._requests.hold(self.tuning.fastest())
             self._go_on()
 
-    def _unlearn_if_heat_shows(self) -> None:
+    def _unlearn_if_heat_shows(self, throttles: int) -> None:
         """Throttle signs are read once a second and counters move in batches: what shows so late was in the trial."""
-        if self._ended is not None:
-            ended_s, throttles = self._ended
-            self._too_hot |= self._throttles > throttles
-            if self._too_hot or self._clock() - ended_s >= LATE_S:
-                self._ended = None
-        thinking = self._proposal is not None and not self._proposal.done()
-        if not self._too_hot or thinking:
+        self._heat.look(self._clock(), throttles)
+        if self._thoughts.busy or not self._heat.shows():
             return
-        self._too_hot = False
         record = self.tuning.retract("throttled", self._clock())
         self._status.fault("throttled", f"trial at {record.point}, after its end")
         if self._status.phase in (Phase.PROPOSING, Phase.HOLDING):
             self._plan(record.point)
-            self._cool_at(self.tuning.cooler(record.point))
+            self._cool_at(self.tuning.cooler(record.point), self._config.cooldown_s)
 
     def _blind(self, age_s: float) -> bool:
         """Whether no temperature can be read: a trial is lost, the point is kept, and after a while given back."""
@@ -230,38 +297,64 @@ class Course:
         if self._requests.enough(reason):
             self._give_up(reason)
         else:
-            self._cool_at(self.tuning.fastest())
+            self._cool_at(self.tuning.fastest(), self._config.cooldown_s)
 
-    def _cool_at(self, point: Point) -> None:
+    @property
+    def _may_reopen(self) -> bool:
+        return bool(self.tuning.knobs) and self._clock() >= self._reopen_s
+
+    def _reopen(self, why: str) -> None:
+        """Search again, from what was learnt; the point held stays meanwhile."""
+        self._reopen_s = self._clock() + self._reopenings.next_s(self._clock())
+        self.tuning.reopen(why, self._clock())
+        self._celsius.clear()
+        self._tried_hz = {}
+        self._think()
+        self._enter(Phase.PROPOSING, DRAIN_S)
+
+    def _cool_at(self, point: Point, for_s: float) -> None:
         self._requests.hold(point)
-        self._enter(Phase.COOLING, self._config.cooldown_s)
+        self._enter(Phase.COOLING, for_s)
 
     def _go_on(self) -> None:
         """Try what is to be repeated, else let the search think."""
-        if self._proposal is None:
+        if not self._thoughts.any:
             self._think()
-        else:
-            self._enter(Phase.PROPOSING, DRAIN_S)
+        self._enter(Phase.PROPOSING, DRAIN_S)
 
     def _plan(self, point: Point) -> None:
         """Try this point next."""
-        self._proposal = Future()
-        self._proposal.set_result(Proposal(point, self._status.best))
+        self._thoughts.plan(point, self._status.best)
 
     def _think(self) -> None:
-        self._proposal = self._executor.submit(self.tuning.propose, self._demand.arrivals_s)
-        self._enter(Phase.PROPOSING, DRAIN_S)
+        self._thoughts.begin(self.tuning.propose, self._demand.arrivals_s, self._clock())
 
-    def _judge(self) -> bool:
-        """Count the verdicts on the window; whether any promise was broken."""
-        verdicts = self._demand.verdicts()
-        for name, verdict in verdicts.items():
+    def _save(self) -> None:
+        """Keep the surface for later tunings; they do without if that fails."""
+        try:
+            self.tuning.save(self._demand.arrivals_s)
+        except OSError as error:
+            self._status.fault("surface", f"what was measured could not be kept: {error}")
+
+    @property
+    def _load_hz(self) -> dict[str, float]:
+        return load_of(self._demand.arrivals_s)
+
+    def _count(self, finding: Finding) -> None:
+        """Count the verdicts on a window that was held."""
+        for name, verdict in finding.verdicts.items():
             model = self.tuning.instances[name].model
             self._status.windows[model, verdict.value] += 1
-            if (latency_s := self._demand.traffic[name].quantile_s) is not None:
+            if (latency_s := finding.latency_s[name]) is not None:
                 self._status.latency_s[model] = latency_s
-        return Verdict.BROKEN in verdicts.values()
 
     def _enter(self, phase: Phase, for_s: float) -> None:
         self._status.phase, self._status.detail = phase, ""
         self._until_s = self._clock() + for_s
+        if phase in (Phase.PROPOSING, Phase.COOLING):
+            self._mark()
+
+    def _mark(self) -> None:
+        """Begin a window of what is kept between trials."""
+        self._guard_s = self._clock()
+        self._demand.mark()

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ RETRACT = "retract"
 """The note that makes the trial before it invalid, for its `reason`."""
 REOPEN = "reopen"
 """The note that ends a hold for its `why`; the trials before it measured a world that has changed since."""
+LONG_AGO = "long ago"
+"""Why trials are outdated after which the search was opened again more than once."""
 
 log = logging.getLogger("teg.governor")
 
@@ -55,6 +58,21 @@ class Subject:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A trial as it lies in the log, and the load by instance that it was judged at."""
+
+    record: TrialRecord
+    at_s: float
+    load_hz: Mapping[str, float]
+    outdated: str = ""
+    """Why the search was opened again after it; empty if it was not."""
+
+    def reopened(self, why: str) -> Logged:
+        """The same trial after the search was opened again."""
+        return changed(self, outdated=LONG_AGO if self.outdated else why)
+
+
 class History:
     """The log of one state directory."""
 
@@ -74,9 +92,10 @@ class History:
             self.close()
             raise
 
-    def add(self, record: TrialRecord, at_s: float) -> None:
-        """Append one trial; `at_s` is its end on CLOCK_MONOTONIC."""
-        self._log.append({"kind": "trial", "subject": self._digest, "at_s": at_s, **to_json(record)})
+    def add(self, record: TrialRecord, at_s: float, load_hz: Mapping[str, float] | None = None) -> None:
+        """Append one trial; `at_s` is its end on CLOCK_MONOTONIC, `load_hz` the load by instance it was judged at."""
+        about = {"kind": "trial", "subject": self._digest, "at_s": at_s, "load_hz": dict(load_hz or {})}
+        self._log.append({**about, **to_json(record)})
 
     def note(self, event: str, at_s: float, **details: Any) -> None:
         """Append something that is not a trial, such as the point held from now on."""
@@ -84,14 +103,23 @@ class History:
 
     def trials(self) -> list[TrialRecord]:
         """Trials of the same subject, of this run and of earlier ones, oldest first, since it was last begun afresh."""
-        rows = [row for row in read_log(self.path) if row.get("subject") == self._digest]
-        begins = [number for number, row in enumerate(rows) if row.get("kind") == AFRESH]
-        found: list[TrialRecord] = []
-        for row in rows[max(begins, default=0) :]:
-            if row.get("kind") == "trial":
-                found.append(from_json(row))
-            elif row.get("kind") == RETRACT and found:
-                found[-1] = found[-1].invalidated(str(row.get("reason")))
+        return [entry.record for entry in self.logged()]
+
+    def logged(self) -> list[Logged]:
+        """The same with what was written beside them."""
+        found: list[Logged] = []
+        for row in read_log(self.path):
+            if row.get("subject") != self._digest:
+                continue
+            kind = row.get("kind")
+            if kind == "trial":
+                found.append(Logged(from_json(row), seconds(row.get("at_s")), _load(row.get("load_hz"))))
+            elif kind == AFRESH:
+                found.clear()
+            elif kind == RETRACT and found:
+                found[-1] = changed(found[-1], record=found[-1].record.invalidated(str(row.get("reason"))))
+            elif kind == REOPEN:
+                found = [entry.reopened(str(row.get("why"))) for entry in found]
         return found
 
     def close(self) -> None:
@@ -131,6 +159,7 @@ def from_json(row: Mapping[str, Any]) -> TrialRecord:
         # Later versions added these.
         _number(row.get("energy_error_j", 0.0)),
         _whole(row.get("brief_throttles", 0)),
+        *(_number_known(row.get(name)) for name in ("energy_half_width", "latency_half_width")),
     )
 
 
@@ -178,6 +207,19 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
+def seconds(value: Any) -> float:
+    """A moment on CLOCK_MONOTONIC; 0 for anything else."""
+    return float(value) if is_number(value) and value < 1e12 else 0.0
+
+
+def _load(value: Any) -> dict[str, float]:
+    """A load by instance; empty if it is none of ours."""
+    try:
+        return {str(name): positive(rate_hz) for name, rate_hz in value.items()}
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return {}
+
+
 def _number(value: Any) -> float:
     """A finite number that is not negative."""
     if not is_number(value):
@@ -194,6 +236,10 @@ def positive(value: Any) -> float:
 
 def _known(value: Any) -> float | None:
     return None if value is None else positive(value)
+
+
+def _number_known(value: Any) -> float | None:
+    return None if value is None else _number(value)
 
 
 def _whole(value: Any) -> int:

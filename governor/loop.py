@@ -118,16 +118,18 @@ class Governor:
 
     def _step(self, now: Snapshot) -> None:
         self._demand.add(now.instances)
-        present = {view.info.instance for view in now.instances}
+        infos = {view.info.instance: view.info for view in now.instances}
         if self._changed_by_others(now.board):
             self._make_way()
         elif self._course is None:
-            self._demand.keep(present)
+            self._demand.keep(infos.keys())
             self._begin(now)
         elif not self._keep():
             return
-        elif now.board is None or present != set(self._course.tuning.instances):
-            self._start_over("instances" if now.board else "clockd")
+        elif now.board is None:
+            self._start_over("clockd")
+        elif infos != self._course.tuning.instances:
+            self._start_over("instances" if infos.keys() != self._course.tuning.instances.keys() else "version")
         else:
             self._course.tick(now)
             if self._course.over:
@@ -171,6 +173,7 @@ class Governor:
         self.status.trials, self.status.left_out = tuning.trials, dict(tuning.left_out)
         self.status.slos = {tuning.instances[name].model: slo for name, slo in slos.items()}
         self.status.alarms.pop("foreign", None)
+        self.status.verdict, self.status.paused = "", False
         means = Means(self.config, self._clocks, self._hand, self.status, self._executor, self._clock)
         self._course = Course(means, tuning, self._demand)
 
@@ -204,5 +207,5 @@ class Governor:
 
     def _drop_course(self) -> None:
         if self._course is not None:
-            self._course.tuning.history.close()
+            self._course.end()
             self._course = None

@@ -32,6 +32,10 @@ class Proposal:
 
     next: Point | None
     best: Best | None
+    verdict: str = ""
+    """Why there is no best point, in words, once that is certain."""
+    insists: bool = False
+    """Whether the search has nothing to try but points that are avoided for now: it may be asked again later."""
 
 
 @dataclass(frozen=True, slots=True)

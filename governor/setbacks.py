@@ -46,15 +46,16 @@ class Setbacks:
 
 @dataclass(slots=True)
 class Backoff:
-    """Waits that double while what they wait out keeps coming back soon after, up to `LONGEST_S`."""
+    """Waits that double while what they wait out keeps coming back soon after, up to `longest_s`."""
 
     first_s: float
+    longest_s: float = LONGEST_S
     _wait_s: float = 0.0
     _over_s: float = float("-inf")
 
     def next_s(self, now_s: float) -> float:
-        """How long to wait this time; after `LONGEST_S` of peace it begins anew."""
-        peaceful = now_s - self._over_s > LONGEST_S
-        self._wait_s = self.first_s if peaceful else min(LONGEST_S, 2 * self._wait_s)
+        """How long to wait this time; after `longest_s` of peace it begins anew."""
+        peaceful = now_s - self._over_s > self.longest_s
+        self._wait_s = self.first_s if peaceful else min(self.longest_s, 2 * self._wait_s)
         self._over_s = now_s + self._wait_s
         return self._wait_s

@@ -36,6 +36,10 @@ class Status:
     trials: list[TrialRecord] = field(default_factory=list)
     best: Best | None = None
     leased: bool = False
+    verdict: str = ""
+    """Why there is no best point, in words, once that is certain."""
+    paused: bool = False
+    """Whether the point held is so only until more may be tried."""
     nothing_to_tune: bool = False
     """Whether no knob is left, or was there, to be searched."""
     left_out: dict[str, str] = field(default_factory=dict)

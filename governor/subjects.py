@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .guard import Slo
-from .history import AFRESH, HOLD, REOPEN, RETRACT, Subject, from_json, is_number, positive, sound_rows
+from .history import AFRESH, HOLD, REOPEN, RETRACT, Subject, from_json, positive, seconds, sound_rows
 from .trial import TrialRecord
 
 
@@ -78,7 +78,7 @@ def _subject_log(rows: Sequence[Mapping[str, Any]]) -> SubjectLog | None:
     holds: list[Hold] = []
     reopenings: list[Reopening] = []
     for row in rows:
-        at_s = _seconds(row.get("at_s"))
+        at_s = seconds(row.get("at_s"))
         kind = row["kind"]
         if kind == "trial":
             trials.append(from_json(row))
@@ -105,10 +105,6 @@ def _subject(row: Mapping[str, Any]) -> Subject | None:
         return Subject(str(row["board"]), row["virtual"] is True, models, slos, knobs, versions)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
-
-
-def _seconds(value: Any) -> float:
-    return float(value) if is_number(value) and value < 1e12 else 0.0
 
 
 def _point(value: Any) -> dict[str, float] | None:

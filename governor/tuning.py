@@ -4,33 +4,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from boards.clocks import ClockPoint, ClockTable
 
 from .config import Config
-from .errors import Infeasible, UnknownPoint
+from .errors import SurfaceInvalid
 from .guard import Slo
-from .history import AFRESH, RETRACT, History, Subject
+from .history import AFRESH, REOPEN, RETRACT, History, Subject
+from .lessons import Lesson, Lessons, load_of, measured, table_of
 from .points import (
     MakeSearch,
     Point,
     Proposal,
     Searcher,
+    Table,
     batch_knob,
     bayesian_search,
     clocks_of,
     is_batch,
     knob_values,
-    project,
     without,
 )
 from .reader import Snapshot
-from .trial import Evidence, Feasible, Invalid, TrialRecord, surprise
+from .surface_file import Surface, of_table
+from .surface_store import PRIORS, SurfaceStore
+from .thinking import Thinking
+from .trial import Evidence, Feasible, Invalid, TrialRecord
 
 if TYPE_CHECKING:
     from telemetry.board_page import BoardReading
+
+REOPENED, FEWEST = 3, 6
+"""A search that is opened again is granted a third of the trials, and no fewer than six."""
 
 log = logging.getLogger("teg.governor")
 
@@ -55,16 +62,15 @@ class Tuning:
         self.instances = {view.info.instance: view.info for view in now.instances}
         self.left_out = dict(left_out or {})
         """Knobs that the search does without, and why."""
+        self.lessons = Lessons()
         self.trials: list[TrialRecord] = []
-        self._config, self._table, self._slos, self._make_search = (
-            config,
-            table,
-            dict(sorted(slos.items())),
-            make_search,
-        )
+        """Every trial, of earlier runs too, as it was judged last."""
+        self._config, self._table, self._make_search = config, table, make_search
+        self._slos = dict(sorted(slos.items()))
         self._board: BoardReading = now.board
-        self._evidence: dict[int, Evidence] = {}
         self._budget = config.trials
+        self._store = SurfaceStore(config.state_dir)
+        self._saved: set[str] = set()
         self._open()
         if config.fresh:
             self.history.note(AFRESH, now.now_ns / 1e9)
@@ -73,38 +79,50 @@ class Tuning:
     @property
     def knobs(self) -> dict[str, tuple[float, ...]]:
         """The values of each knob searched."""
-        return self._search.knobs if self._search else {}
+        return self._thinking.knobs
 
-    def propose(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> Proposal:
-        """What to try next, and the best so far, at the load of these arrivals by instance.
+    def propose(self, arrivals_s: Mapping[str, tuple[float, ...]], now_s: float) -> Proposal:
+        """What to try next, and the best so far, at the load of these arrivals by instance; see `thinking`."""
+        proposal = self._thinking.propose(
+            arrivals_s, now_s, lambda: self._budget - self.lessons.spent, lambda: self._priors(arrivals_s)
+        )
+        self._show()
+        return proposal
 
-        Takes a second or more on a slow processor.
+    def finish(
+        self,
+        record: TrialRecord,
+        at_s: float,
+        evidence: Evidence | None = None,
+        load_hz: Mapping[str, float] | None = None,
+    ) -> TrialRecord:
+        """Write a trial down, then learn from it; with `evidence` it is judged again as more of the load is known.
+
+        What comes back is the trial as it was written: invalid if its figures are none.
         """
-        if self._search is None:
-            return Proposal(None, None)
-        self._judge_again(arrivals_s)
-        try:
-            point = None if len(self.trials) >= self._budget else self._search.ask()
-        except Infeasible as error:
-            log.warning("%s", error)
-            return Proposal(None, None)
-        return Proposal(point, self._search.best())
-
-    def finish(self, record: TrialRecord, at_s: float, evidence: Evidence | None = None) -> None:
-        """Write a trial down, then learn from it; with `evidence` it is judged again as more of the load is known."""
-        self.history.add(record, at_s)
-        if evidence is not None:
-            self._evidence[len(self.trials)] = evidence
+        if not (isinstance(record.outcome, Invalid) or measured(record)):
+            record, evidence = record.invalidated("figures"), None
+        self.history.add(record, at_s, load_hz or {})
+        self.lessons.add(Lesson(record, at_s, load_hz or {}, evidence))
         self.trials.append(record)
-        self._tell(record)
+        self._thinking.tell(record)
+        return record
 
     def retract(self, reason: str, at_s: float) -> TrialRecord:
         """Unlearn the last trial: something has come out that makes it invalid. Not while the search thinks."""
         self.history.note(RETRACT, at_s, reason=reason)
-        self._evidence.pop(len(self.trials) - 1, None)
-        self.trials[-1] = self.trials[-1].invalidated(reason)
-        self._tell_all()
+        self.lessons.retract(reason)
+        self._show()
+        self._thinking.tell_all()
         return self.trials[-1]
+
+    def reopen(self, why: str, at_s: float) -> None:
+        """Search again, for a share of the trials: what was learnt so far is a prior now. Not while it thinks."""
+        log.warning("the search is opened again: %s", why)
+        self.history.note(REOPEN, at_s, why=why)
+        self.lessons.reopen(why)
+        self._grant_less()
+        self._think_anew()
 
     def leave_out(self, knob: str, why: str) -> None:
         """Search without this knob from now on; what was learnt stays learnt where it fits."""
@@ -114,7 +132,13 @@ class Tuning:
         self.history.close()
         self._open()
         self._resume()
-        self._tell_all()
+
+    def save(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> None:
+        """Keep what was measured for later tunings; raises `OSError`."""
+        surface = self._surface(table_of(self.lessons.current), arrivals_s)
+        if surface is not None:
+            self._saved.add(surface.key)
+            self._store.save(surface)
 
     def clocks(self, point: Mapping[str, float]) -> ClockPoint:
         """The clocks of a search point on this board."""
@@ -124,11 +148,15 @@ class Tuning:
         """Every tuned clock at its top and the model's own batch limit: the safe point for latency."""
         return {name: values[-1] for name, values in self.knobs.items() if not is_batch(name)}
 
+    def is_fastest(self, point: Mapping[str, float]) -> bool:
+        """Whether no clock could be higher, whatever the batch limits."""
+        return self.clocks(point) == self.clocks(self.fastest())
+
     def cooler(self, point: Mapping[str, float]) -> Point:
         """Where to cool down from this point: the cheapest feasible one with no clock above it, else itself."""
         below = [
             trial
-            for trial in self.trials
+            for trial in self.lessons.current
             if isinstance(trial.outcome, Feasible)
             and trial.point.keys() == point.keys()
             and all(value <= point[name] for name, value in trial.point.items() if not is_batch(name))
@@ -152,46 +180,67 @@ class Tuning:
     def _open(self) -> None:
         """The search over the knobs that are left, and the history of that subject."""
         names = [name for name in self._config.knobs if name not in self.left_out]
-        knobs = knob_values(names, self._table, self._max_batches)
+        self._values = knob_values(names, self._table, self._max_batches)
         served = sorted((info.model, info.version) for info in self.instances.values())
         models, versions = tuple(model for model, _ in served), tuple(version for _, version in served)
-        subject = Subject(self._board.board, self._board.virtual, models, tuple(self._slos.values()), knobs, versions)
+        slos = tuple(self._slos.values())
+        subject = Subject(self._board.board, self._board.virtual, models, slos, self._values, versions)
         self.history = History(self._config.state_dir, subject)
-        slo_s = next(iter(self._slos.values())).limit_s
-        regret = self._config.regret or None
-        self._search: Searcher | None = (
-            self._make_search(knobs, slo_s, self._config.seed, None, regret) if knobs else None
-        )
+        self._think_anew()
+
+    def _think_anew(self) -> None:
+        seed, regret = self._config.seed, self._config.regret or None
+        make_search, knobs, slo_s = self._make_search, self._values, self.slo_s
+
+        def make(priors: Sequence[Table]) -> Searcher:
+            return make_search(knobs, slo_s, seed, list(priors) or None, regret)
+
+        self._thinking = Thinking(self.lessons, knobs, slo_s, make)
 
     def _resume(self) -> None:
         """Learn from earlier runs. Their invalid trials are shown and cost this run nothing of its budget."""
-        for record in self.history.trials():
-            self._budget += isinstance(record.outcome, Invalid)
-            self.trials.append(record)
-            self._tell(record)
+        logged = self.history.logged()
+        for entry in logged:
+            self.lessons.add(Lesson(entry.record, entry.at_s, entry.load_hz, None, entry.outdated, resumed=True))
+            self.trials.append(entry.record)
+        if any(entry.outdated for entry in logged):
+            self._grant_less()
 
-    def _judge_again(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> None:
-        """Bring every trial of this run to the same load, so that early and late ones can be compared."""
-        if any(len(trace_s) < 2 for trace_s in arrivals_s.values()):
-            return  # the load has just changed; what was judged before stands until more is known
-        now = {number: evidence.under(arrivals_s, {}) for number, evidence in self._evidence.items()}
-        surprises = {name: surprise([evidence.models[name] for evidence in now.values()]) for name in arrivals_s}
-        for number, evidence in now.items():
-            self.trials[number] = evidence.under(arrivals_s, surprises).record(self.trials[number].point)
-        self._tell_all()
+    def _grant_less(self) -> None:
+        self._budget = max(FEWEST, self._config.trials // REOPENED)
 
-    def _tell_all(self) -> None:
-        if self._search is not None:
-            self._search.forget()
-            for record in project(self.trials, self._search.knobs):
-                self._tell(record)
+    def _priors(self, arrivals_s: Mapping[str, tuple[float, ...]]) -> list[Table]:
+        """What the world was like before it changed, then what the store has of this board, the most alike first.
 
-    def _tell(self, record: TrialRecord) -> None:
-        """Tell the search of a trial that measured something."""
-        if self._search is None or record.energy_j is None or record.latency_s is None:
-            return
+        Trials that are told need no prior, and `fresh` asks for none of earlier runs.
+        """
+        earlier = self.lessons.earlier
+        like = self._surface(table_of(self.lessons.current), arrivals_s)
+        if self._config.fresh:
+            return earlier
+        if like is None:
+            like = Surface(self._board.board, self._board.virtual, self._models, self.slo_s, 1.0, {})
+        found = self._store.priors(like, self._saved | {like.key})
+        return (earlier + [surface.table for surface in found])[:PRIORS]
+
+    def _surface(self, table: Table, arrivals_s: Mapping[str, tuple[float, ...]]) -> Surface | None:
+        """The surface of a table measured at this load, None if it is none."""
+        board, rate_hz = self._board, sum(load_of(arrivals_s).values())
         try:
-            self._search.tell(record.point, record.latency_s, record.energy_j)
-        except (UnknownPoint, ValueError) as error:
-            # A history that somebody wrote by hand must not stop the governor.
-            log.warning("a trial of the history teaches nothing: %s", error)
+            return of_table(table, board.board, self._models, self.slo_s, rate_hz, virtual=board.virtual)
+        except SurfaceInvalid as error:
+            log.debug("no surface: %s", error)
+            return None
+
+    def _show(self) -> None:
+        """Show the trials as they are judged now."""
+        self.trials[:] = [lesson.record for lesson in self.lessons.all]
+
+    @property
+    def slo_s(self) -> float:
+        """The limit in whose seconds latencies are told: the first instance's."""
+        return next(iter(self._slos.values())).limit_s
+
+    @property
+    def _models(self) -> tuple[str, ...]:
+        return tuple(sorted(info.model for info in self.instances.values()))

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from boards.physics import Surface
 from governor.config import Config
 from governor.history import FILE
 from governor.in_turn import InTurn
@@ -18,6 +20,7 @@ from governor.status import Phase
 from telemetry.durable import read_log
 from telemetry.instance_page import InstanceInfo
 
+FIGURES = [field.name for field in fields(Surface)]
 TICK_S = 0.1
 SLO_S = 0.038
 
@@ -28,6 +31,16 @@ def info(model: str = "resnet18", slo_s: float = SLO_S, max_batch: int = 8) -> I
 
 def simulation(rate_hz: float = 12.0, slo_s: float = SLO_S, seed: int = 0) -> Simulation:
     return Simulation([SimulatedModel(info(slo_s=slo_s), rate_hz, seed)])
+
+
+def scale(model: SimulatedModel, unit: str, times: float) -> None:
+    """From now on every batch of a model takes (`_s`) or draws (`_w`) so many times as much."""
+
+    def scaled(surface: Surface) -> Surface:
+        return replace(surface, **{name: times * getattr(surface, name) for name in FIGURES if name.endswith(unit)})
+
+    inference = tuple((batch, scaled(surface)) for batch, surface in model.workload.inference)
+    model.workload = replace(model.workload, inference=inference)
 
 
 def config(folder: Path, **settings: Any) -> Config:
