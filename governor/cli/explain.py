@@ -143,12 +143,12 @@ def _draw(report: Report, args: argparse.Namespace) -> bool:
 def _plots(report: Report, *, dark: bool) -> Plots | None:
     """The plots for light paper and, if asked for, for dark; None without matplotlib."""
     try:
-        from ..explain import plots
+        from ..explain import canvas, plots
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         return None
     return {
-        name: (plots.png(draw(report, plots.LIGHT)), plots.png(draw(report, plots.DARK)) if dark else b"")
+        name: (canvas.png(draw(report, canvas.LIGHT)), canvas.png(draw(report, canvas.DARK)) if dark else b"")
         for name, draw in plots.drawings(report).items()
     }

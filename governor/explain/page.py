@@ -9,7 +9,8 @@ from html import escape
 
 from . import words
 from .report import Answer, Report
-from .sections import Grid, Section, figures, headline, notes, sections, subject_line, wordy
+from .sections import Grid, Section, sections, wordy
+from .summary import figures, headline, notes, subject_line
 
 Plots = Mapping[str, tuple[bytes, bytes]]
 """PNG files by name, each for light and for dark paper."""

@@ -10,10 +10,11 @@ from typing import Any
 from ..points import Predicted
 from ..subjects import SubjectLog
 from ..trial import Invalid
+from .advice import advice
 from .forecast import Choice, Tried
 from .opinions import Expected, likely_s
 from .report import Report
-from .sections import headline, notes, sections
+from .summary import headline, notes
 
 FORMAT = 1
 
@@ -24,7 +25,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "format": FORMAT,
         "answer": report.answer.value,
         "headline": headline(report),
-        "advice": list(sections(report)[-1].sentences),
+        "advice": advice(report),
         "notes": notes(report),
         "subject": subject_json(report.log),
         "slo_s": report.slo_s,

@@ -1,56 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report in three plots: energy against latency, energy over trials, and the surfaces along each knob.
-
-Colours are those of Okabe and Ito, which colour-blind people can tell apart; shapes say the same again. Needs
-matplotlib (the extra `report`); no display.
-"""
+"""A report in three plots: energy against latency, energy over trials, and the surfaces along each knob."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from ..trial import Feasible, Invalid, TrialRecord
 from . import words
+from .canvas import LIGHT, Theme, finish, plain_log, plot
 from .forecast import Tried
 from .report import Report
 
-DPI = 130
 FEW = 5
 """A knob of so many values has each of them on its axis."""
 
 
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Colours of ink, paper and lines, of trials that kept the SLO or violated it, of surfaces and the chosen point."""
-
-    ink: str
-    paper: str
-    line: str
-    kept: str
-    violated: str
-    surface: str
-    chosen: str
-
-
-LIGHT = Theme("#1b1f24", "#ffffff", "#c9ced6", "#0072b2", "#d55e00", "#56616f", "#009e73")
-DARK = Theme("#e6e8eb", "#15181c", "#3a4048", "#56b4e9", "#f0883e", "#a7b0bb", "#2ec699")
-
 Draw = Callable[[Report, Theme], Figure]
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def drawings(report: Report) -> dict[str, Draw]:
@@ -65,7 +35,7 @@ def drawings(report: Report) -> dict[str, Draw]:
 
 def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
     """Energy against latency: every trial, the frontier expected, the SLO, maximum clocks and the chosen point."""
-    figure, ((axes,),) = _figure(theme, 1, 1, 8.0, 5.2)
+    figure, ((axes,),) = plot(theme, 1, 1, 8.0, 5.2)
     front = [(one.figures.latency_s * 1e3, one.figures.energy_j) for one in report.frontier]
     if front:
         style = {"color": theme.surface, "linewidth": 1.6, "drawstyle": "steps-post"}
@@ -81,15 +51,15 @@ def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
             edge = {"edgecolors": theme.ink, "linewidths": 1.0}
             face = color if marker == "*" else "none"
             axes.scatter(there[1] * 1e3, there[0], marker=marker, s=size, color=face, **edge, label=label, zorder=4)
-    axes.set(xlabel=f"{_quantile(report)} latency, ms", ylabel=_energy_label(report), xscale="log")
-    _plain_log(axes.xaxis)
-    _finish(figure, axes, theme, report, "Energy against latency")
+    axes.set(xlabel=f"{report.quantile} latency, ms", ylabel=_energy_label(report), xscale="log")
+    plain_log(axes.xaxis)
+    finish(figure, axes, theme, report, "Energy against latency")
     return figure
 
 
 def convergence(report: Report, theme: Theme = LIGHT) -> Figure:
     """Energy and latency over trials, with the best so far that kept the SLO; invalid trials as ticks at the bottom."""
-    figure, rows = _figure(theme, 2, 1, 8.0, 5.6, sharex=True, height_ratios=(3, 2))
+    figure, rows = plot(theme, 2, 1, 8.0, 5.6, sharex=True, height_ratios=(3, 2))
     energy, latency = rows[0][0], rows[1][0]
     best = _best_so_far(report.trials)
     if best:
@@ -103,17 +73,17 @@ def convergence(report: Report, theme: Theme = LIGHT) -> Figure:
         style = {"marker": "|", "s": 80, "color": theme.surface, "clip_on": False, "label": "invalid: nothing measured"}
         energy.scatter(lost, [0.015] * len(lost), transform=energy.get_xaxis_transform(), **style)
     energy.set_ylabel(_energy_label(report))
-    latency.set(xlabel="trial", ylabel=f"{_quantile(report)} latency, ms", yscale="log")
-    _plain_log(latency.yaxis)
+    latency.set(xlabel="trial", ylabel=f"{report.quantile} latency, ms", yscale="log")
+    plain_log(latency.yaxis)
     latency.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, energy, theme, report, "Trial by trial")
+    finish(figure, energy, theme, report, "Trial by trial")
     return figure
 
 
 def slices(report: Report, theme: Theme = LIGHT) -> Figure:
     """What is expected along each knob through the chosen point, with bands of two deviations and the trials near."""
     knobs = [knob for knob in words.in_order(report.slices) if report.slices[knob]]
-    figure, rows = _figure(theme, 2, len(knobs), max(4.0, 2.9 * len(knobs)), 5.4, sharex="col", sharey="row")
+    figure, rows = plot(theme, 2, len(knobs), max(4.0, 2.9 * len(knobs)), 5.4, sharex="col", sharey="row")
     for column, knob in enumerate(knobs):
         scale = 1e6 if knob.endswith("_hz") else 1.0
         along = report.slices[knob]
@@ -125,50 +95,14 @@ def slices(report: Report, theme: Theme = LIGHT) -> Figure:
         _slo(rows[1][column].axhline, report, theme)
         _near(rows[0][column], rows[1][column], report, knob, theme)
         rows[1][column].set(xlabel=words.knob_name(knob) + (", MHz" if scale > 1 else ""), yscale="log")
-        _plain_log(rows[1][column].yaxis)
+        plain_log(rows[1][column].yaxis)
         if len(xs) <= FEW:
             rows[1][column].set_xticks(xs, [words.value(knob, one.point[knob]) for one in along])
     rows[0][0].set_ylabel(_energy_label(report))
-    rows[1][0].set_ylabel(f"{_quantile(report)} latency, ms")
+    rows[1][0].set_ylabel(f"{report.quantile} latency, ms")
     chosen = words.settings(report.chosen.point) if report.chosen else ""
-    _finish(figure, rows[0][0], theme, report, f"One knob at a time, through {chosen}", outside=True)
+    finish(figure, rows[0][0], theme, report, f"One knob at a time, through {chosen}", outside=True)
     return figure
-
-
-def _figure(theme: Theme, rows: int, columns: int, width: float, height: float, **kind: Any) -> tuple[Figure, Any]:
-    """A figure in the theme's colours and its axes, `rows x columns`."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.paper)
-    with mpl.rc_context({"font.size": 9.5}):
-        grid = figure.subplots(rows, columns, squeeze=False, **kind)
-    for axes in grid.flat:
-        axes.set_facecolor(theme.paper)
-        axes.tick_params(which="both", colors=theme.ink, labelsize=8.5)
-        axes.grid(visible=True, color=theme.line, linewidth=0.5, alpha=0.7)
-        axes.set_axisbelow(True)
-        for name, spine in axes.spines.items():
-            spine.set_visible(name in ("left", "bottom"))
-            spine.set_color(theme.line)
-    return figure, grid
-
-
-def _finish(figure: Figure, axes: Any, theme: Theme, report: Report, title: str, *, outside: bool = False) -> None:
-    """Title, legend and label colours; a virtual board is stamped on every plot."""
-    shown: dict[str, Any] = {}
-    for each in figure.axes if outside else [axes]:
-        handles, labels = each.get_legend_handles_labels()
-        shown = dict(zip(labels, handles, strict=True)) | shown
-    style = {"frameon": False, "fontsize": 8.5, "labelcolor": theme.ink}
-    if outside:
-        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=min(4, len(shown)), **style)
-    elif shown:
-        axes.legend(shown.values(), shown.keys(), **style)
-    for each in figure.axes:
-        for label in (each.xaxis.label, each.yaxis.label):
-            label.set_color(theme.ink)
-            label.set_fontsize(9.5)
-    subject = report.log.subject
-    board = f"{subject.board}, VIRTUAL" if report.virtual else subject.board
-    figure.suptitle(f"{title}\n{' + '.join(subject.models)} on {board}", color=theme.ink, fontsize=10.5)
 
 
 def _trials(axes: Any, report: Report, theme: Theme, x: Callable[[Tried], float], *, by_energy: bool = True) -> None:
@@ -228,13 +162,6 @@ def _slo(line: Callable[..., Any], report: Report, theme: Theme) -> None:
     line(slo_ms, color=theme.violated, linewidth=1.2, linestyle="--", label=f"SLO {slo_ms:g} ms")
 
 
-def _plain_log(axis: Any) -> None:
-    """A logarithmic axis labelled with plain numbers, few enough to be read."""
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(ScalarFormatter())
-
-
 def _best_so_far(trials: Sequence[Tried]) -> list[tuple[float, float]]:
     best, steps = math.inf, []
     for tried in trials:
@@ -258,10 +185,6 @@ def _measured(tried: Tried) -> bool:
 
 def _kept(record: TrialRecord) -> bool:
     return isinstance(record.outcome, Feasible)
-
-
-def _quantile(report: Report) -> str:
-    return words.quantile(report.log.subject.slos[0])
 
 
 def _energy_label(report: Report) -> str:

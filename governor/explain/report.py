@@ -78,6 +78,11 @@ class Report:
         return self.log.subject.virtual
 
     @property
+    def quantile(self) -> str:
+        """The quantile that the SLO constrains, such as p95."""
+        return f"p{self.log.subject.slos[0].quantile * 100:g}"
+
+    @property
     def hold(self) -> Hold | None:
         """The last hold since the search was last opened."""
         return _last_hold(self.log)

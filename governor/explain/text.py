@@ -8,7 +8,8 @@ import textwrap
 from ..history import Subject
 from . import words
 from .report import Report
-from .sections import Grid, count, figures, headline, notes, sections, subject_line, wordy
+from .sections import Grid, sections, wordy
+from .summary import figures, headline, notes, subject_line
 
 WIDTH = 110
 
@@ -32,7 +33,7 @@ def render(report: Report) -> str:
     if report.others:
         lines += ["", "Other subjects of this history (--subject DIGEST)"]
     for other in report.others:
-        lines.append(f"  {other.digest}  {count(len(other.trials), 'trial')}  {_about(other.subject)}")
+        lines.append(f"  {other.digest}  {words.count(len(other.trials), 'trial')}  {_about(other.subject)}")
     return "\n".join(lines)
 
 

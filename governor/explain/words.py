@@ -12,30 +12,6 @@ from ..trial import Invalid, TrialRecord
 NAMES = {"gpu_hz": "GPU", "gpu_min_hz": "GPU min", "emc_hz": "EMC", "cpu_hz": "CPU", "cores": "cores", "batch": "batch"}
 """Knobs as people call them, in the order in which they are told."""
 
-CURES = {
-    "the traffic did not hold still": (
-        ("load", "idle", "backlog"),
-        "offer a steadier load, or lengthen the trials (`teg run --trial-s`)",
-    ),
-    "the board did not take the clocks": (
-        ("clocks", "denied", "busy", "missing", "refused"),
-        "see `teg doctor`, and which knobs `teg status` leaves out",
-    ),
-    "its sensors could not be trusted": (
-        ("sensor", "frozen", "window", "energy", "blind"),
-        "see `teg doctor`; lengthen the trials (`teg run --trial-s`) if joules stayed in doubt",
-    ),
-    "heat or current took clocks away": (
-        ("throttled",),
-        "cool the board better, or give it a stronger supply or a higher power mode",
-    ),
-    "somebody else changed a clock": (
-        ("foreign",),
-        "find out who: nvpmodel, jetson_clocks and jtop are the usual ones",
-    ),
-}
-"""What was wrong with invalid trials: their reasons, and what to do."""
-
 
 def joules(energy_j: float | None) -> str:
     """Joules to four digits."""
@@ -52,14 +28,9 @@ def percent(share: float) -> str:
     return f"{100 * share:+.1f}%"
 
 
-def quantile(slo: Slo) -> str:
-    """The quantile that an SLO constrains, such as p95."""
-    return f"p{slo.quantile * 100:g}"
-
-
 def promise(slo: Slo) -> str:
     """An SLO in short."""
-    return f"{quantile(slo)} <= {slo.limit_s * 1e3:g} ms"
+    return f"p{slo.quantile * 100:g} <= {limit(slo.limit_s)}"
 
 
 def knob_name(knob: str) -> str:
@@ -116,3 +87,23 @@ def expected_joules(figures: Predicted | None, unit: str = "") -> str:
 def expected_milliseconds(figures: Predicted | None, unit: str = "") -> str:
     """Expected milliseconds with their uncertainty."""
     return "-" if figures is None else f"{milliseconds(figures.latency_s)}{unit} ±{within(figures.latency_deviation)}"
+
+
+def limit(limit_s: float) -> str:
+    """A latency limit as it was set."""
+    return f"{limit_s * 1e3:g} ms"
+
+
+def virtual(is_virtual: bool) -> str:
+    """What follows a figure that is one of a virtual board."""
+    return " (virtual)" if is_virtual else ""
+
+
+def stamp(is_virtual: bool) -> str:
+    """What follows a sentence on figures of a virtual board."""
+    return "; every figure is that of a virtual board" if is_virtual else ""
+
+
+def count(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

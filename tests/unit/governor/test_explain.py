@@ -27,7 +27,8 @@ from explaining import (
 from governor.explain.opinions import Expected, chance, cheapest, frontier, likely_s, promise
 from governor.explain.plain import to_json
 from governor.explain.report import Answer, Report, make_report
-from governor.explain.sections import headline, sections
+from governor.explain.sections import sections
+from governor.explain.summary import headline
 from governor.explain.text import render
 from governor.history import REOPEN, RETRACT
 from governor.points import Point, Predicted

@@ -15,8 +15,9 @@ import pytest
 from explaining import CHEAP, SLOW, SUBJECT, TOP, Formula, held, log_of, point, trial, written
 
 from governor.cli import DONE, NO, USAGE, main
+from governor.explain.canvas import DARK, LIGHT, png
 from governor.explain.page import Plots, page
-from governor.explain.plots import DARK, LIGHT, drawings, png
+from governor.explain.plots import drawings
 from governor.explain.report import Report, make_report
 from governor.history import FILE
 from governor.trial import Invalid
@@ -177,8 +178,9 @@ def test_without_matplotlib_there_is_the_text(
 ) -> None:
     """And the page without plots; which extra brings them is said."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "governor.explain.plots")
-    monkeypatch.delattr("governor.explain.plots")
+    for module in ("canvas", "plots"):
+        monkeypatch.delitem(sys.modules, f"governor.explain.{module}")
+        monkeypatch.delattr(f"governor.explain.{module}")
     written(tmp_path, USUAL)
     state, html = ["explain", "--state", str(tmp_path)], tmp_path / "page.html"
     assert main([*state, "--html", str(html)]) == DONE
