@@ -21,7 +21,7 @@ from telemetry.durable import decode
 from .governors import MODULES, Governed, governed
 from .kills import QUIET, dirty
 from .record import Tally
-from .stage import Stage, stage, until
+from .stage import Stage, due, stage, until
 from .tails import OWN_RANGE, RECORDS, _history, _record, _subject, _unusual
 from .traffic import Traffic
 from .zygote import Zygote
@@ -98,7 +98,7 @@ def _governors(tally: Tally, scene: Governed) -> None:
         began_s = time.monotonic()
         child = scene.govern()
         try:
-            until(lambda child=child: scene.moved(child), "a lease", READY_WITHIN_S)
+            until(lambda child=child: scene.moved(child), "a lease", due(READY_WITHIN_S))
             tally.worst("slowest_governor_s", time.monotonic() - began_s)
         except (TimeoutError, RuntimeError) as error:
             tally.expect(False, f"{what}: {error}")
@@ -153,7 +153,7 @@ def _restarts(tally: Tally, made: Stage, sound: bytes, left: dict[Path, bytes]) 
             began_s = time.monotonic()
             clockd = made.clockd(*QUIET)
             tally.worst("slowest_ready_s", time.monotonic() - began_s)
-            tally.expect(time.monotonic() - began_s < READY_WITHIN_S, f"{what}: ready late")
+            tally.expect(time.monotonic() - began_s < due(READY_WITHIN_S), f"{what}: ready late")
             with made.client() as client:
                 tally.same(client.status()["restore_pending"], False, f"{what}: restore_pending")
             said = clockd.said

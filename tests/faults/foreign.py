@@ -12,7 +12,7 @@ from governor.errors import GovernorError, LeaseLost, LeaseRefused
 from .governors import MODULES, Governed, governed
 from .kills import QUIET
 from .record import Tally
-from .stage import CPU, EMC, GPU, Stage, points, put, stage, until
+from .stage import CPU, EMC, GPU, Stage, due, points, put, stage, until
 from .traffic import Traffic
 from .zygote import Zygote
 
@@ -67,11 +67,11 @@ def _foreign(tally: Tally, made: Stage, name: str, values: tuple[str, ...], draw
         written_s = time.monotonic()
         tally.inject(real=True, kind=Path(name).name)
         try:
-            until(lambda: client.status()["lease"] is None, "the lease ends", 2.0)
+            until(lambda: client.status()["lease"] is None, "the lease ends", due(2.0))
         except TimeoutError:
             tally.expect(False, f"{what}: the lease goes on")
         tally.worst("slowest_seen_s", took_s := time.monotonic() - written_s)
-        tally.expect(took_s < SEEN_WITHIN_S, f"{what}: seen after {took_s:.3f} s")
+        tally.expect(took_s < due(SEEN_WITHIN_S), f"{what}: seen after {took_s:.3f} s")
         status = client.status()
         tally.same(status["foreign_changes"], before + 1, f"{what}: foreign_changes")
         tally.same(status["restore_pending"], False, f"{what}: restore_pending")

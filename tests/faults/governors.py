@@ -17,7 +17,7 @@ from boards.clocks import KNOBS
 from telemetry.durable import decode
 
 from .record import Tally
-from .stage import DEADLINE_S, Stage, clean, stage, until
+from .stage import DEADLINE_S, Stage, clean, due, stage, until
 from .strace import FILE_CALLS, Injection, attached, both_names, counted
 from .traffic import Traffic
 from .zygote import LIGHT, Child, Zygote, until_stopped
@@ -162,7 +162,7 @@ def _killed_once(tally: Tally, scene: Governed, case: Injection | float) -> None
     tally.inject(real=True, kind="system call" if isinstance(case, Injection) else "random time")
     _only_known_values(tally, scene, what)
     try:
-        until(lambda: not scene.made.changed(), "the clocks go back", SAFE_WITHIN_S)
+        until(lambda: not scene.made.changed(), "the clocks go back", due(SAFE_WITHIN_S))
     except TimeoutError:
         tally.expect(False, f"{what}: left changed {scene.made.changed()}")
     tally.worst("slowest_safe_s", time.monotonic() - died_s)

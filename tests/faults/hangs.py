@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .governors import MODULES, TTL_S, Governed, governed, together
 from .record import Tally
-from .stage import DEADLINE_S, until
+from .stage import DEADLINE_S, due, until
 from .traffic import Traffic
 from .zygote import Zygote
 
@@ -75,23 +75,23 @@ def _hung_once(tally: Tally, scene: Governed, number: int, ttl_s: float) -> None
     manager = ServiceManager(scene.made.folder / "notify")
     child = scene.govern(ttl_s=ttl_s, **manager.environ)
     until(lambda: scene.moved(child), "a lease")
-    tally.expect(manager.silent_s() < WATCHDOG_S, f"{what}: no pings before it hung")
+    tally.expect(manager.silent_s() < due(WATCHDOG_S), f"{what}: no pings before it hung")
     hung_s = time.monotonic()
     child.send(number)
     tally.inject(real=True, kind=HANGS[signal.Signals(number)])
     try:
-        until(lambda: not scene.made.changed(), "the clocks go back", ttl_s + 1.0)
+        until(lambda: not scene.made.changed(), "the clocks go back", due(ttl_s + 1.0))
     except TimeoutError:
         tally.expect(False, f"{what}: left changed {scene.made.changed()}")
     tally.worst(f"slowest_safe_s_ttl_{ttl_s:g}", time.monotonic() - hung_s)
     tally.expect("expired" in scene.clockd.said, f"{what}: clockd's log does not say that the lease expired")
-    until(lambda: manager.silent_s() > WATCHDOG_S, "the watchdog bites", WATCHDOG_S + 1)
+    until(lambda: manager.silent_s() > WATCHDOG_S, "the watchdog bites", due(WATCHDOG_S + 1))
     scene.ended(tally, child)
     heir = scene.govern(ttl_s=ttl_s, **manager.environ)
     until(lambda: scene.moved(heir), "the next governor has a lease")
     took_s = time.monotonic() - hung_s
     tally.worst("slowest_restart_s", took_s)
-    tally.expect(took_s < RESTART_WITHIN_S, f"{what}: governed again after {took_s:.1f} s")
+    tally.expect(took_s < due(RESTART_WITHIN_S), f"{what}: governed again after {took_s:.1f} s")
     heir.send(signal.SIGTERM)
     tally.same(heir.wait(DEADLINE_S), 0, f"{what}: exit code of the next governor ({heir.said[-300:]})")
     scene.ended(tally, heir)

@@ -19,7 +19,7 @@ from .kills import QUIET
 from .lies import REAL, Lie, in_processes
 from .readings import A_WORLD, only_sound_ones, tunes_again
 from .record import Tally
-from .stage import EMC, Stage, points, stage
+from .stage import EMC, Stage, due, points, stage
 from .strace import Injection, attached, injected
 from .world import STEP_S, World, world
 from .writes import TTL_S, mended, places
@@ -115,6 +115,6 @@ def _told_the_truth(tally: Tally, made: Stage, what: str) -> None:
             applied = client.lease(point, TTL_S)
             seen = Applied(point, open_board("auto", made.root).observe(), 0.0)
             tally.same(applied.honoured, seen.honoured, f"{what}: honoured")
-            tally.expect(applied.settle_s <= SETTLED_WITHIN_S, f"{what}: said only after {applied.settle_s:.2f} s")
+            tally.expect(applied.settle_s <= due(SETTLED_WITHIN_S), f"{what}: said only after {applied.settle_s:.2f} s")
         with contextlib.suppress(GovernorError):
             client.release()

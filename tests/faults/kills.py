@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .record import Tally
-from .stage import DEADLINE_S, Stage, points, stage, until, walk
+from .stage import DEADLINE_S, Stage, due, points, stage, until, walk
 from .strace import FILE_CALLS, Injection, attached, both_names, counted
 from .zygote import Child, Zygote, until_stopped
 
@@ -131,7 +131,7 @@ def _restored(tally: Tally, made: Stage, what: str) -> float:
     took_s = time.monotonic() - began_s
     tally.same(helper.code, 0, f"{what}: exit code of teg restore ({helper.said[-300:]})")
     tally.same(made.changed(), {}, f"{what}: left changed after teg restore")
-    tally.expect(took_s <= RESTORED_WITHIN_S, f"{what}: restored after {took_s:.1f} s")
+    tally.expect(took_s <= due(RESTORED_WITHIN_S), f"{what}: restored after {took_s:.1f} s")
     return took_s
 
 
@@ -140,7 +140,7 @@ def _restarted(tally: Tally, made: Stage, what: str) -> float:
     began_s = time.monotonic()
     heir = made.start("clockd", *QUIET)
     made.answering(heir)
-    until(lambda: not made.changed() or time.monotonic() - began_s > RESTORED_WITHIN_S, "the clocks go back")
+    until(lambda: not made.changed() or time.monotonic() - began_s > due(RESTORED_WITHIN_S), "the clocks go back")
     took_s = time.monotonic() - began_s
     tally.same(made.changed(), {}, f"{what}: left changed after a restart")
     with made.client() as client:

@@ -18,7 +18,7 @@ from telemetry.durable import decode, replace
 
 from .governors import MODULES, Governed
 from .record import Tally
-from .stage import stage, until
+from .stage import due, stage, until
 from .traffic import Traffic
 from .world import outcomes_of
 from .zygote import Zygote
@@ -99,7 +99,9 @@ def _told(
         replace(faults, json.dumps(lie.faults).encode())
         tally.inject(real=True, kind=f"{lie.name}, real")
         # between two trials there is none to be invalid: then the fault itself is logged and counted
-        named = until(lambda: f"{lie.reason}: " in governor.said[said:], f"{what}: a log line names it", SEEN_WITHIN_S)
+        named = until(
+            lambda: f"{lie.reason}: " in governor.said[said:], f"{what}: a log line names it", due(SEEN_WITHIN_S)
+        )
         tally.worst(f"slowest_seen_s_{lie.reason}", named)
         # heat may show only after a trial's end, and then takes it back
         invalid = lie.reason in _outcomes(scene)[max(0, seen - 1) :]

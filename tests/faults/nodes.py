@@ -15,7 +15,7 @@ from governor.errors import GovernorError
 from telemetry.durable import replace
 
 from .record import Tally
-from .stage import CPU, EMC, GPU, Stage, points, stage, until
+from .stage import CPU, EMC, GPU, Stage, due, points, stage, until
 from .strace import Injection, attached, both_names
 from .writes import counted_faults
 from .zygote import Child, Zygote
@@ -112,7 +112,7 @@ def _lives_on(tally: Tally, made: Stage, clockd: Child, shown: Callable[[ClockTa
 
 def _rest_works(tally: Tally, made: Stage, shown: Callable[[ClockTable], object], what: str) -> None:
     """The other domains can be leased and given back, once the first failure has told what is gone."""
-    deadline_s = time.monotonic() + ABSENT_WITHIN_S
+    deadline_s = time.monotonic() + due(ABSENT_WITHIN_S)
     with made.client() as client:
         while True:
             try:
@@ -141,7 +141,7 @@ def _comes_back(tally: Tally, made: Stage, before: ClockTable, what: str) -> Non
         return False
 
     try:
-        tally.worst("slowest_return_s", until(back, "it comes back", BACK_WITHIN_S))
+        tally.worst("slowest_return_s", until(back, "it comes back", due(BACK_WITHIN_S)))
     except TimeoutError:
         with made.client() as client:
             table, status = client.table(), client.status()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .governors import MODULES, Governed, governed
 from .record import Tally
-from .stage import DEADLINE_S, until
+from .stage import DEADLINE_S, due, until
 from .traffic import Traffic
 from .zygote import Zygote
 
@@ -44,7 +44,7 @@ def _once(tally: Tally, scene: Governed, number: int) -> None:
         tally.expect(str(port) in governor.said, f"no log line names the port: {governor.said[-200:]}")
     freed_s = time.monotonic()
     try:
-        until(lambda: "teg_governor_up" in _page(port), "metrics once the port is free", RETRIED_WITHIN_S)
+        until(lambda: "teg_governor_up" in _page(port), "metrics once the port is free", due(RETRIED_WITHIN_S))
         tally.worst("slowest_retry_s", time.monotonic() - freed_s)
         tally.expect(
             'teg_governor_faults_total{kind="metrics"}' in _page(port), f"case {number}: not counted as a fault"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from .record import Row
 from .zygote import ROOT
 
 Json = dict[str, Any]
+HOST_S = 4.0
+"""What a host may lose in a thinned run before a promise is called broken."""
 SOURCES = ("boards", "governor", "predictor", "telemetry", "tests/faults", "tests/fixtures")
 
 
@@ -52,7 +55,9 @@ def run_row(row: Row, every: int = 1, root: Path = ROOT) -> Json:
     began_s = time.monotonic()
     with tempfile.NamedTemporaryFile(prefix="teg-row-", suffix=".json") as answer:
         command = [sys.executable, "-m", "tests.faults", "--one", row.number, "--every", str(every)]
-        process = subprocess.Popen([*command, "--answer", answer.name], cwd=root, stderr=subprocess.PIPE, text=True)
+        command += ["--answer", answer.name]
+        environ = os.environ | {"TEG_FAULT_HOST_S": str(HOST_S if every > 1 else 0.0)}
+        process = subprocess.Popen(command, cwd=root, env=environ, stderr=subprocess.PIPE, text=True)
         try:
             said = process.communicate(timeout=row.limit_s)[1]
         except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from pathlib import Path
 from governor.errors import LeaseLost
 
 from .record import Tally
-from .stage import DEADLINE_S, Stage, points, stage, until
+from .stage import DEADLINE_S, HOST_S, Stage, due, points, stage, until
 from .zygote import ROOT, Zygote
 
 STEPS_S = (3600.0, -3600.0, 86_400.0, -1e9, 0.5)
@@ -23,7 +23,8 @@ PACKAGES = ("boards", "finetune", "governor", "predictor", "telemetry", "triton_
 WALL_CLOCKS = {
     "time": ("time", "time_ns", "localtime", "gmtime", "clock_settime"), "datetime": ("now", "utcnow", "today"),
 }  # fmt: skip
-TTL_S = 0.6
+PAUSE_S, TTL_S = 0.2, 3.5 if HOST_S else 0.6
+"""Renewed in time even by a host that stalls for three seconds, where it may."""
 SLACK_S = 0.35
 
 
@@ -84,16 +85,17 @@ def _lives(tally: Tally, made: Stage, step_s: float, slew: float) -> None:
         tally.inject(real=True, kind="step" if step_s else "slew")
         try:
             for _ in range(3):
-                _pause(made, TTL_S / 3)
+                _pause(made, PAUSE_S)
+                renewed_s = time.monotonic()
                 client.renew(TTL_S)
         except LeaseLost:
             tally.expect(False, f"{what}: a renewed lease was lost")
-        renewed_s, sampled_ns = time.monotonic(), _sampled_ns(made)
+        sampled_ns = _sampled_ns(made)
         watts, spent_j = client.status()["power_w"], client.status()["energy_j"] - joules
-        tally.expect(0 <= spent_j < watts * 5, f"{what}: {spent_j:.1f} J at {watts:.1f} W")
+        tally.expect(0 <= spent_j < watts * due(5.0), f"{what}: {spent_j:.1f} J at {watts:.1f} W")
         until(lambda: not made.changed(), "the lease expires")
         lived_s = time.monotonic() - renewed_s
-        tally.expect(abs(lived_s - TTL_S) < SLACK_S, f"{what}: lived {lived_s:.2f} s in place of {TTL_S} s")
+        tally.expect(TTL_S <= lived_s < due(TTL_S + SLACK_S), f"{what}: lived {lived_s:.2f} s in place of {TTL_S} s")
         tally.expect(_sampled_ns(made) > sampled_ns, f"{what}: samples do not go on")
     clockd.send(signal.SIGTERM)
     tally.same(clockd.wait(DEADLINE_S), 0, f"{what}: exit code")

@@ -13,7 +13,7 @@ from governor.errors import GovernorError, LeaseRefused
 from .crash import calls_in
 from .kills import QUIET
 from .record import Tally
-from .stage import Stage, points, stage, until
+from .stage import Stage, due, points, stage, until
 from .strace import Injection, attached, both_names, injected
 from .zygote import Child, Zygote, until_stopped
 
@@ -228,7 +228,7 @@ def mended(tally: Tally, made: Stage, clockd: Child, what: str, free: str = "") 
             return not made.changed().keys() - {free} and not client.status()["restore_pending"]
 
     try:
-        tally.worst("slowest_mend_s", until(whole, "the knobs go back", MENDED_WITHIN_S))
+        tally.worst("slowest_mend_s", until(whole, "the knobs go back", due(MENDED_WITHIN_S)))
     except TimeoutError:
         tally.expect(False, f"{what}: left changed: {made.changed()}")
     made.put_back()
