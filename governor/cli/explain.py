@@ -51,7 +51,8 @@ def handler(args: argparse.Namespace) -> int:
     path = (args.state or run_dir_of(args).root / "state") / FILE
     try:
         logs = read_subjects(path)
-        damaged = sound_rows(path.read_bytes())[1] if path.exists() else 0
+        # what follows the last newline may still be being written
+        damaged = sound_rows(path.read_bytes().rpartition(b"\n")[0])[1] if path.exists() else 0
     except OSError as error:
         print(f"teg explain: {path} cannot be read: {error}", file=sys.stderr)
         return USAGE

@@ -63,16 +63,21 @@ class Forecast:
     Trials from before the search was last opened again measured another world: to the search they are another workload.
     """
 
-    def __init__(self, log: SubjectLog, make: MakeForecaster) -> None:
-        self._knobs = log.subject.knobs
-        self._slo_s = slo_s(log)
-        self._trials = log.since_reopening
+    def __init__(self, past: SubjectLog, make: MakeForecaster) -> None:
+        self._knobs = past.subject.knobs
+        self._slo_s = slo_s(past)
+        self._trials = past.since_reopening
         self._search: Forecaster | None = None
-        first = len(log.trials) - len(self._trials)
+        first = len(past.trials) - len(self._trials)
         usable = [number for number, record in enumerate(self._trials) if self._usable(record)]
         if usable:
-            earlier = [record for record in log.trials[:first] if self._usable(record)]
-            self._search = make(self._knobs, self._slo_s, [_table(earlier, self._knobs)] if earlier else [])
+            earlier = [record for record in past.trials[:first] if self._usable(record)]
+            prior = [_table(earlier, self._knobs)] if earlier else []
+            try:
+                self._search = make(self._knobs, self._slo_s, prior)
+            except ValueError as error:
+                # A history that somebody wrote by hand is told as it is, without surfaces.
+                log.warning("nothing can be expected of such knobs: %s", error)
         before = self._replay(usable)
         self._all = self._opinions() if len(usable) >= ENOUGH else []
         self._by_key = {self._key(one.point): one.figures for one in self._all}
@@ -89,8 +94,11 @@ class Forecast:
     @property
     def best(self) -> Point | None:
         """The best point tried, None if none keeps the SLO."""
-        found = self._search.best() if self._search else None
-        return dict(found.point) if found else None
+        if self._search is not None:
+            found = self._search.best()
+            return dict(found.point) if found else None
+        kept = [record for record in self._trials if isinstance(record.outcome, Feasible)]
+        return min(kept, key=lambda record: record.energy_j or math.inf).point if kept else None
 
     def expected(self, point: Mapping[str, float]) -> Predicted | None:
         """What is expected of a candidate, None if that is vague or not known."""
@@ -173,8 +181,10 @@ class Forecast:
         return [one for one in found if _sane(one.figures)]
 
     def _usable(self, record: TrialRecord) -> bool:
+        """Whether a trial measured something at a candidate."""
         measured = record.energy_j is not None and record.latency_s is not None
-        return measured and record.point.keys() == self._knobs.keys()
+        offered = [record.point.get(name) in values for name, values in self._knobs.items()]
+        return measured and all(offered) and len(offered) == len(record.point)
 
     def _key(self, point: Mapping[str, float]) -> tuple[float | None, ...]:
         return tuple(point.get(name) for name in self._knobs)

@@ -149,7 +149,8 @@ def _prices(report: Report) -> Section | None:
             if share >= 0.001
             else "The SLO costs nothing: the cheapest point expected keeps it."
         )
-    sentences.append("A point counts as keeping an SLO if the surfaces are 75% sure of it, tried or not.")
+    sure = "A point counts as keeping an SLO if the surfaces are 75% sure of it, tried or not"
+    sentences.append(f"{sure}{words.stamp(report.virtual)}.")
     return Section("What the SLO costs", tuple(sentences), Grid(header, tuple(rows)))
 
 
@@ -168,11 +169,11 @@ def _uncertain(report: Report) -> Section | None:
     if report.promise is None or report.chosen.expected is None:
         sentences.append("Too few trials were measured to say what untried points are like.")
     else:
-        most = report.promise
+        most, unit = report.promise, f" J/request{words.virtual(report.virtual)}"
         sentences.append(
             f"No untried point is expected to be cheaper by more than {_small(most.share)}, its chance to keep the SLO "
             f"counted in. The most promising one: {words.settings(most.expected.point)}, expected "
-            f"{words.expected_joules(most.expected.figures, ' J/request')} and "
+            f"{words.expected_joules(most.expected.figures, unit)} and "
             f"{words.expected_milliseconds(most.expected.figures, ' ms')}."
         )
     if errors := _errors(report):

@@ -31,12 +31,12 @@ TOP, CHEAP, SLOW = point(900, 1), point(600, 2), point(300, 4)
 
 def energy_j(at: Mapping[str, float]) -> float:
     """1.5 J at 900 MHz and batch 1; less at lower clocks and larger batches."""
-    return (0.6 + at["gpu_hz"] / 1e9) / at["batch"] ** 0.25
+    return (0.6 + at["gpu_hz"] / 1e9) / at.get("batch", 1.0) ** 0.25
 
 
 def latency_s(at: Mapping[str, float]) -> float:
     """20 ms at 900 MHz and batch 1; more at lower clocks and larger batches."""
-    return 0.018 / (at["gpu_hz"] / 1e9) * at["batch"] ** 0.5
+    return 0.018 / (at["gpu_hz"] / 1e9) * at.get("batch", 1.0) ** 0.5
 
 
 def trial(at: Point, outcome: Outcome | None = None) -> TrialRecord:

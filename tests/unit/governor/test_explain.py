@@ -233,6 +233,26 @@ def test_a_search_that_knows_nothing_spoils_nothing(tmp_path: Path) -> None:
     json.dumps(to_json(report), allow_nan=False)
 
 
+def test_a_point_that_no_search_offers_is_shown_and_teaches_nothing(tmp_path: Path) -> None:
+    """As one of another table of clocks."""
+    strange = [trial(point(333, 1)), trial({"gpu_hz": 900e6}), trial({**TOP, "cpu_hz": 1e9})]
+    report = report_of(tmp_path, *strange, *USUAL)
+    assert [tried.before is None for tried in report.trials] == [True] * 4 + [False] * 3
+    assert "333" in render(report)
+
+
+def test_knobs_that_no_search_takes_are_told_without_surfaces(tmp_path: Path) -> None:
+    """As in a history that somebody wrote by hand."""
+
+    def refuse(*_: object) -> Formula:
+        raise ValueError("no such knob")
+
+    report = make_report(log_of(tmp_path, *USUAL[:4]), refuse)
+    assert report.chosen is not None
+    assert (report.chosen.point, report.chosen.expected) == (CHEAP, None)
+    assert "Best so far: GPU 600 MHz, batch 2" in render(report)
+
+
 def test_json_is_si_units_and_null_for_the_unknown(tmp_path: Path) -> None:
     """Every trial, every price, through JSON text."""
     plain = json.loads(json.dumps(to_json(report_of(tmp_path, *USUAL)), allow_nan=False))
