@@ -19,7 +19,7 @@ import pytest
 from boards.archive import export
 from boards.discover import open_board
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 NVPMODEL = """#!/bin/sh
@@ -41,8 +41,8 @@ import json, sys
 from dataclasses import asdict
 from governor.jtop_reader import JtopReader, jtop_mode
 with JtopReader(0.2) as reader:
-    samples = [asdict(reader.read()), asdict(reader.read())]
-print(json.dumps({"samples": samples, "mode": jtop_mode(), "imported": "jtop" in sys.modules}))
+    samples = [asdict(reader.read(60)), asdict(reader.read(60))]
+print(json.dumps({"samples": samples, "mode": jtop_mode(60), "imported": "jtop" in sys.modules}))
 """
 INSIDE = """
 set -e
@@ -53,7 +53,7 @@ export PATH="$STAGE/bin:$PATH"
 "$PYTHON" "$STAGE/service.py" > "$STAGE/service.log" 2>&1 &
 tries=0
 until [ -S /run/jtop.sock ]; do
-    tries=$((tries + 1)); [ $tries -lt 300 ] || { cat "$STAGE/service.log" >&2; exit 1; }
+    tries=$((tries + 1)); [ $tries -lt 600 ] || { cat "$STAGE/service.log" >&2; exit 1; }
     sleep 0.1
 done
 exec "$PYTHON" "$STAGE/read.py"
@@ -82,7 +82,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env=os.environ | {"STAGE": str(stage), "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

@@ -7,11 +7,12 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from governor.load import LoadPlan, draw_arrivals, run_load
 from telemetry.metrics import BACKEND, GOVERNOR
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.external, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.external, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,24 @@ def query(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         arguments += ["--trials", "2", "--trial-s", "1", "--slo-s", "1.0"]
         stack.enter_context(child(subprocess.Popen(arguments, stderr=log)))
         port = start_prometheus(stack, folder, served, arguments[arguments.index("--metrics-port") + 1])
-        run_load(LoadPlan(served.grpc_url, "digits_cnn", draw_arrivals(40.0, 1, seconds=12.0)))
+        stack.enter_context(loaded(served))
+        for text in ('teg_requests_total{status="ok"} > 100', "teg_trials_total"):
+            assert ask(port, text)
         yield lambda text: ask(port, text)
+
+
+@contextmanager
+def loaded(served: Stack) -> Iterator[None]:
+    """Open-loop load for as long as the block lasts: rates are of what happens while they are asked for."""
+    stop = threading.Event()
+    plan = LoadPlan(served.grpc_url, "digits_cnn", draw_arrivals(40.0, 1, seconds=900.0))
+    thread = threading.Thread(target=lambda: run_load(plan, stopped=stop.is_set))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def start_prometheus(stack: ExitStack, folder: Path, served: Stack, governor_port: str) -> int:
@@ -65,12 +82,12 @@ def free_port() -> int:
 
 
 def ask(port: int, text: str) -> list[dict[str, object]]:
-    """The result of an instant query, asked again for half a minute until there is one."""
-    deadline_s = time.monotonic() + 30.0
+    """The result of an instant query, asked again until there is one, for two minutes at most."""
+    deadline_s = time.monotonic() + 120.0
     url = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(text)}"
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 result: list[dict[str, object]] = json.load(answer)["data"]["result"]
         except OSError:
             result = []

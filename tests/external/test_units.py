@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = ("teg-clockd.service", "teg-governor.service")
 MOST_EXPOSED = 2.0
+PATIENCE_S = 60.0
+"""Bounds a failure and promises nothing."""
 TEG = (sys.executable, "-c", "import sys; from governor.cli import main; sys.exit(main())")
-pytestmark = [pytest.mark.external, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.external, pytest.mark.timeout(300)]
 
 
 def run(*command: str) -> str:
@@ -82,21 +84,21 @@ def test_root_without_a_capability_can_do_it_all(tmp_path: Path) -> None:
     options = ("--root", str(root), "--run-dir", str(run_dir.root), "--state-dir", str(state))
     clockd = subprocess.Popen([*powerless, "clockd", *options], stderr=subprocess.PIPE, text=True)
     try:
-        deadline_s = time.monotonic() + 20.0
+        deadline_s = time.monotonic() + PATIENCE_S
         while not run_dir.board_page.exists():
             assert time.monotonic() < deadline_s
             assert clockd.poll() is None, clockd.communicate()[1]
             time.sleep(0.01)
         effective = re.findall(r"CapEff:\s*(\w+)", Path(f"/proc/{clockd.pid}/status").read_text())
         assert int(effective[0], 16) == 0
-        with ClockClient(run_dir.socket, 20.0) as client:
+        with ClockClient(run_dir.socket, PATIENCE_S) as client:
             low = ClockPoint(gpu_hz=408_000_000, cores=4, emc_hz=665_600_000)
             assert client.lease(low, 5.0).honoured
             client.release()
             assert open_board("auto", root).read_knobs() == before
             assert client.lease(low, 5.0).honoured
             clockd.kill()
-            clockd.wait(20.0)
+            clockd.wait(PATIENCE_S)
     finally:
         clockd.kill()
         clockd.communicate()

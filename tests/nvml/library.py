@@ -35,7 +35,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def run(folder: Path, *arguments: str, **more: str) -> str:
     """What a Python process with that library prints; raises if it fails."""
     done = subprocess.run(
-        command(*arguments), env=environment(folder, **more), cwd=ROOT, capture_output=True, text=True, timeout=100
+        command(*arguments), env=environment(folder, **more), cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
