@@ -240,7 +240,7 @@ def test_damaged_records_are_counted_and_passed_over(tmp_path: Path, capsys: pyt
 @pytest.mark.usefixtures("formula")
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not read, or not written: exit code 2 and the path."""
-    history = written(tmp_path, [trial(TOP)])
+    history = written(tmp_path, [trial(TOP, Invalid("load"))])
     for flag in ("--html", "--plots"):
         assert main(["explain", "--state", str(tmp_path), flag, str(history / "x")]) == USAGE
         assert str(history) in capsys.readouterr().err
