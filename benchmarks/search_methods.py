@@ -7,6 +7,7 @@ import ast
 import hashlib
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,6 +47,7 @@ METHODS = {
 }
 
 
+@cache
 def code(entry: Entry) -> str:
     """A digest of the method's sources, of what of ours they import, of the protocol and of the packages' versions."""
     found = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in PACKAGES).encode())

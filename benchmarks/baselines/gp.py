@@ -14,7 +14,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from governor.points import Point
 
@@ -44,21 +47,18 @@ class Process:
 
     def fit(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Maximum a posteriori over `m x d` inputs and `m` standardised targets; kept as it was if that fails."""
-        raw = self._start.clone().requires_grad_()
-        optimiser = torch.optim.LBFGS([raw], max_iter=STEPS, line_search_fn="strong_wolfe")
 
-        def loss() -> torch.Tensor:
-            optimiser.zero_grad()
+        def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+            raw = torch.tensor(values, requires_grad=True)
             value = self._loss(raw, inputs, targets)
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
+            return float(value.detach()), torch.autograd.grad(value, raw)[0].numpy()
 
         try:
-            optimiser.step(loss)  # type: ignore[no-untyped-call]
+            found = minimize(loss, self._start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return
-        if bool(raw.isfinite().all()):
-            self._parameters = raw.detach()
+        if np.isfinite(found).all():
+            self._parameters = torch.tensor(found)
 
     def posterior(self, inputs: torch.Tensor, targets: torch.Tensor, candidates: torch.Tensor) -> Posterior:
         """What is expected at `n x d` candidates."""

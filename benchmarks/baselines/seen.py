@@ -52,11 +52,10 @@ class Seen:
 
     def features(self) -> torch.Tensor:
         """Log knobs scaled to [0, 1], `n x d`; a knob of one value is a constant 0."""
-        columns = []
-        for name, values in self.knobs.items():
-            low, span = math.log(values[0]), math.log(values[-1] / values[0])
-            columns.append([(math.log(point[name]) - low) / span if span else 0.0 for point in self.points])
-        return torch.tensor(columns, dtype=torch.float64).T
+        low = {name: values[0] for name, values in self.knobs.items()}
+        span = {name: math.log(values[-1] / values[0]) or 1.0 for name, values in self.knobs.items()}
+        rows = [[math.log(value / low[name]) / span[name] for name, value in point.items()] for point in self.points]
+        return torch.tensor(rows, dtype=torch.float64)
 
 
 class Peer:
