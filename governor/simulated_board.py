@@ -51,6 +51,8 @@ class SimulatedBoard:
         self.throttle_events = self.brief_throttles = self.foreign_changes = 0
         self.power_missing = self.power_frozen = self.blind = False
         """Whether power, or any temperature, cannot be read; whether the power sensor shows the same for ever."""
+        self.celsius = 45.0
+        """Of its one thermal zone."""
         self.averaging_s = WINDOW_S
         """What the page says of the power sensor's window."""
         self.writes = 0
@@ -168,6 +170,7 @@ class SimulatedBoard:
             power_missing_s=meter.missing_s,
             power_same_s=now_s - self._changed_s,
             zones_age_s=now_s - self._zones_s,
+            zones_celsius={"tj": self.celsius},
         )
 
     def _answer(self) -> None:
