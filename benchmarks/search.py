@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import search_plot, search_report
+from .search_markdown import markdown
 from .search_methods import METHODS
 from .search_replay import Run
 from .search_runs import Job, Kept, jobs, run_all
@@ -58,7 +59,8 @@ def main() -> int:
     out = PART if args.part else OUT
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results | {"missed": missed, "left_out": left_out}, indent=1) + "\n")
-    _say(f"{time.monotonic() - began_s:.0f} s -> {out}")
+    out.with_suffix(".md").write_text(markdown(results, YARDSTICK))
+    _say(f"{time.monotonic() - began_s:.0f} s -> {out}, as tables {out.with_suffix('.md')}")
     for line in (*(f"left out: {what}" for what in left_out), *(f"target missed: {what}" for what in missed)):
         _say(line)
     return 1 if missed or any(undone.values()) else 0

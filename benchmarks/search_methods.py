@@ -15,8 +15,8 @@ from .search_replay import Method
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "botorch", "gpytorch", "optuna", "numpy")
-TYPES_ONLY = {"governor.points"}
-"""A search has records from here; what these modules import for others' sake does not change what it proposes."""
+TYPES_ONLY = {"governor.points", "governor.errors"}
+"""A search has records and names from here, which do not change what it proposes; nor does what these import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,8 @@ def sources(module: str) -> set[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or not _path(name).is_file():
-            continue
-        found.add(name)
-        if name not in TYPES_ONLY:
+        if name not in found | TYPES_ONLY and _path(name).is_file():
+            found.add(name)
             waiting += _imported(name)
     return found
 

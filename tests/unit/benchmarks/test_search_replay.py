@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from benchmarks.search_markdown import markdown
 from benchmarks.search_replay import Run, Tuner, at, gap_after, priors, replay, score, violations
 from benchmarks.search_report import POOLED, missed, report, text
 from benchmarks.search_savings import achievable, savings, yardsticks
@@ -180,6 +181,9 @@ def test_targets() -> None:
     figures = report(suite, {"ours": good, "ours_no_prior": good}, 4.0)
     assert missed(figures) == []
     assert "ours, no prior" in text(suite, figures, 4.0, brief=False)
+    tables = markdown({"orin": {"4x": figures}, "elsewhere": {"4x": figures}}, "orin")
+    assert "| ours | 1 | 5 (100%) | 5 (100%) | 0.0 / 0.0 / 0.0 | 0.00 / 0.00 |" in tables
+    assert "| elsewhere: ours, no prior |" in tables
     bad = report(suite, {"ours": [scripted([TOO_SLOW] * 30)[0]]}, 4.0)
     lines = " ".join(missed(bad))
     assert "ours, pooled: trials_to_5% inf" in lines
