@@ -122,11 +122,13 @@ class Course:
         if self._demand.waits(now.now_ns, 1.0) and self._clock() < self._until_s:
             return
         proposal = self._thoughts.take()
+        if proposal is not None and proposal.strayed:
+            self._status.fault("search", f"it proposed {proposal.strayed} points that the board does not offer")
         if proposal is None:
             self._enter(Phase.COOLING, self._config.cooldown_s)
         elif proposal.next is None:
             self._hold_best(proposal, now)
-        elif self._allowance.wait_s > 0 and not self.tuning.is_fastest(proposal.next):
+        elif proposal.best is not None and self._allowance.wait_s > 0 and not self.tuning.is_fastest(proposal.next):
             self._thoughts.put_back(proposal)
             self._hold_best(proposal, now)
         else:
@@ -211,6 +213,8 @@ class Course:
         status, best = self._status, proposal.best
         status.best, status.verdict, status.nothing_to_tune = best, proposal.verdict, not self.tuning.knobs
         status.paused = proposal.insists or proposal.next is not None
+        if proposal.verdict:
+            log.warning("%s", proposal.verdict)
         point = best.point if best else self.tuning.fastest()
         if best is None:
             self._requests.hold(point)

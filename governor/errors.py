@@ -108,7 +108,7 @@ class Infeasible(SearchError):
         self.best_latency_s = best_latency_s
         self.slo_s = slo_s
         super().__init__(
-            f"the objective of {slo_s:.4f} s is out of reach: the fastest point took {best_latency_s:.4f} s"
+            f"the objective of {slo_s:.4f} s is out of reach: the lowest latency seen is {best_latency_s:.4f} s"
         )
 
 

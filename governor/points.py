@@ -36,6 +36,8 @@ class Proposal:
     """Why there is no best point, in words, once that is certain."""
     insists: bool = False
     """Whether the search has nothing to try but points that are avoided for now: it may be asked again later."""
+    strayed: int = 0
+    """Points off the table that it proposed before."""
 
 
 @dataclass(frozen=True, slots=True)

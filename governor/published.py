@@ -81,6 +81,8 @@ def standing_of(status: Status) -> dict[str, Any]:
         "point": dict(status.point),
         "trials": len(status.trials),
         "best": best and {"point": best.point, "energy_j": best.energy_j, "latency_s": best.latency_s},
+        "verdict": status.verdict,
+        "paused": status.paused,
         "left_out": dict(status.left_out),
         "alarms": dict(status.alarms),
         "faults": dict(status.faults),

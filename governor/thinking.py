@@ -81,14 +81,16 @@ class Thinking:
             return self._make(())
 
     def _next(self, search: Searcher, best: Best | None, now_s: float) -> Proposal:
+        strayed = 0
         for _ in range(ASKS):
             point = search.ask()
             if point is None:
-                return Proposal(None, best, self._verdict(best))
+                return Proposal(None, best, self._verdict(best), strayed=strayed)
+            strayed += not self._on_table(point)
             if self._on_table(point) and not self._lessons.avoided(point, now_s):
-                return Proposal(dict(point), best)
+                return Proposal(dict(point), best, strayed=strayed)
             log.info("not tried: %s", point)
-        return Proposal(None, best, insists=True)
+        return Proposal(None, best, insists=True, strayed=strayed)
 
     def _allowed(self, best: Best | None, now_s: float) -> Best | None:
         """The search's best, or the cheapest trial that kept the objective where that may not be held."""

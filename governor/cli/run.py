@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from ..reader import PageReader
     from ..status import Status
 
-_SETTINGS = ("trials", "trial_s", "seed", "slo_s", "slo_quantile", "metrics_port", "state_dir")
+_SETTINGS = (
+    "trials",
+    "trial_s",
+    "regret",
+    "breach_share",
+    "seed",
+    "slo_s",
+    "slo_quantile",
+    "metrics_port",
+    "state_dir",
+)
 HELD = 3
 """Leases refused because somebody else holds the clocks, with none granted before: it will not end by itself."""
 
@@ -35,7 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="tune clocks and batch limit of what is served, then hold the best point",
         description="Tune GPU, memory and CPU clocks and the batch limit of the models being served, on their own "
         "traffic, for the fewest joules per request with the SLO kept; then hold that point and watch the SLO. Needs "
-        "`teg clockd` and `teg serve`. Clocks and batch limits are given back on exit, however it comes.",
+        "`teg clockd` and `teg serve`. Clocks and batch limits are given back on exit, however it comes. Should load, "
+        "temperature or the price of a request change for good, it searches again, from what it has learnt.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; flags given here win over it")
     parser.add_argument("--run-dir", type=Path, help="default: /run/teg for root, else $XDG_RUNTIME_DIR/teg")
@@ -43,11 +54,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--knobs", help="comma-separated: cores, cpu_hz, gpu_hz, emc_hz, batch")
     parser.add_argument("--trials", type=int, help="points to try before holding the best (24)")
     parser.add_argument("--trial-s", type=float, metavar="S", help="seconds that one trial measures (6)")
+    parser.add_argument(
+        "--regret",
+        type=float,
+        metavar="SHARE",
+        help="stop early, once no point is expected to be cheaper than the best by more than this (0.01; 0: never)",
+    )
+    parser.add_argument(
+        "--breach-share",
+        type=float,
+        metavar="SHARE",
+        help="of the SLO's windows that trials may break; beyond it the best point is held for a while (0.01)",
+    )
     parser.add_argument("--slo-s", type=float, metavar="S", help="latency limit in place of the models' own slo_ms")
     parser.add_argument("--slo-quantile", type=float, metavar="Q", help="its quantile, for example 0.99")
     parser.add_argument("--metrics-port", type=int, help="Prometheus metrics on 127.0.0.1 (9402)")
     parser.add_argument("--seed", type=int, help="of the first points and of the models' fits (0)")
-    parser.add_argument("--fresh", action="store_true", help="do not learn from the trials of earlier runs")
+    parser.add_argument("--fresh", action="store_true", help="learn nothing from earlier runs")
     parser.add_argument("--exit-when-tuned", action="store_true", help="stop instead of holding the best point")
     parser.set_defaults(handler=handler)
 
@@ -100,6 +123,8 @@ def govern(
     if foreground.refused:
         print("teg run: another client of clockd holds the clocks; end it first", file=sys.stderr)
         return REFUSED
+    if governor.status.verdict:
+        print(f"teg run: {governor.status.verdict}", file=sys.stderr)
     untuned = governor.status.best is None and not foreground.nothing_to_tune
     return NO if exit_when_tuned and untuned else DONE
 
@@ -175,7 +200,7 @@ class Foreground:
         if not self._ever_leased and status.refusals["held"] >= HELD:
             self.refused = True
             self._stop.set()
-        if self._exit_when_tuned and status.phase is Phase.HOLDING:
+        if self._exit_when_tuned and status.phase is Phase.HOLDING and not status.paused:
             self.nothing_to_tune = status.nothing_to_tune
             self._stop.set()
 

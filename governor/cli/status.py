@@ -144,5 +144,6 @@ def _board_text(board: dict[str, Any]) -> list[str]:
 def _governor_text(governor: dict[str, Any]) -> list[str]:
     standing = f"{governor['phase']} {governor['detail']}".strip()
     lines = [f"governor (pid {governor['pid']}): {standing}, {governor['trials']} trials"]
+    lines += [f"  {governor['verdict']}"] if governor.get("verdict") else []
     lines += [f"  without {knob}: {why}" for knob, why in governor["left_out"].items()]
     return lines + [f"  ALARM {kind}: {text}" for kind, text in governor["alarms"].items()]

@@ -112,11 +112,12 @@ def test_a_point_that_broke_the_objective_is_not_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strange", [{"gpu_hz": 5.0, "batch": 1.0}, {"gpu_hz": 306e6}, {"volts": 1.0}, {}], ids=str)
 def test_points_off_the_table_are_not_asked_for(tmp_path: Path, strange: Point) -> None:
-    """The search is asked again; the course goes on."""
+    """That is counted, the search is asked again, and the course goes on."""
     device = tight(tmp_path, scripted(strange, FASTEST, strange), trials=3)
     device.until_phase(Phase.HOLDING)
     assert strange not in device.points
     assert len(device.outcomes) == 3
+    assert device.status.faults["search"] == 2
     assert not device.status.faults["tick"]
     device.governor.close()
 
