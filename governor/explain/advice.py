@@ -80,8 +80,8 @@ def _out_of_reach(report: Report) -> list[str]:
         else:
             found.append(
                 f"An SLO of {words.milliseconds(needed_s)} ms is expected to be within reach, at "
-                f"{words.settings(reachable.point)} ({words.joules(reachable.figures.energy_j)} J/request"
-                f"{words.virtual(report.virtual)}). Otherwise offer less load to this board, or serve a faster model."
+                f"{words.settings(reachable.point)}, for {words.joules(reachable.figures.energy_j)} J/request"
+                f"{words.virtual(report.virtual)}. Otherwise offer less load to this board, or serve a faster model."
             )
     return found
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from .report import Report
 
-DPI = 130
+DPI = 150
 
 
 @dataclass(frozen=True, slots=True)

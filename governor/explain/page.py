@@ -38,8 +38,8 @@ p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); font-size: 
 .figures dt { color: var(--soft); font-size: .85rem; } .figures dd { margin: 0; }
 .figures .value { font-size: 1.35rem; font-weight: 650; }
 .yes h1 { color: var(--good); } .no h1 { color: var(--bad); }
-.wide { overflow-x: auto; margin: .7rem 0; } .wide img { display: block; width: 100%; height: auto; }
-.wide.slices img { min-width: 44rem; }
+.wide { overflow-x: auto; margin: .7rem 0; } .wide img { display: block; width: 100%; max-width: 46rem; height: auto; }
+.wide.slices img { min-width: 44rem; max-width: none; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; } .word { text-align: left; }

@@ -19,7 +19,6 @@ from .report import Report
 FEW = 5
 """A knob of so many values has each of them on its axis."""
 
-
 Draw = Callable[[Report, Theme], Figure]
 
 
@@ -35,7 +34,7 @@ def drawings(report: Report) -> dict[str, Draw]:
 
 def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
     """Energy against latency: every trial, the frontier expected, the SLO, maximum clocks and the chosen point."""
-    figure, ((axes,),) = plot(theme, 1, 1, 8.0, 5.2)
+    figure, ((axes,),) = plot(theme, 1, 1, 6.8, 4.8)
     front = [(one.figures.latency_s * 1e3, one.figures.energy_j) for one in report.frontier]
     if front:
         style = {"color": theme.surface, "linewidth": 1.6, "drawstyle": "steps-post"}
@@ -44,7 +43,7 @@ def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
     _trials(axes, report, theme, lambda tried: (tried.record.latency_s or 0) * 1e3)
     for choice, marker, color, label in (
         (report.top, "D", theme.ink, "maximum clocks"),
-        (report.chosen, "*", theme.chosen, "the point held" if report.held_now else "the best so far"),
+        (report.chosen, "*", theme.chosen, _chosen_label(report)),
     ):
         if choice and (there := _place(choice.energy_j, choice.latency_s, choice.expected)):
             size = 330 if marker == "*" else 60
@@ -59,7 +58,7 @@ def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
 
 def convergence(report: Report, theme: Theme = LIGHT) -> Figure:
     """Energy and latency over trials, with the best so far that kept the SLO; invalid trials as ticks at the bottom."""
-    figure, rows = plot(theme, 2, 1, 8.0, 5.6, sharex=True, height_ratios=(3, 2))
+    figure, rows = plot(theme, 2, 1, 6.8, 5.2, sharex=True, height_ratios=(3, 2))
     energy, latency = rows[0][0], rows[1][0]
     best = _best_so_far(report.trials)
     if best:
@@ -83,21 +82,18 @@ def convergence(report: Report, theme: Theme = LIGHT) -> Figure:
 def slices(report: Report, theme: Theme = LIGHT) -> Figure:
     """What is expected along each knob through the chosen point, with bands of two deviations and the trials near."""
     knobs = [knob for knob in words.in_order(report.slices) if report.slices[knob]]
-    figure, rows = plot(theme, 2, len(knobs), max(4.0, 2.9 * len(knobs)), 5.4, sharex="col", sharey="row")
-    for column, knob in enumerate(knobs):
-        scale = 1e6 if knob.endswith("_hz") else 1.0
-        along = report.slices[knob]
+    figure, rows = plot(theme, 2, len(knobs), max(5.0, 2.5 * len(knobs)), 5.2, sharex="col", sharey="row")
+    for energy, latency, knob in zip(*rows, knobs, strict=True):
+        along, scale = report.slices[knob], _scale(knob)
         xs = [one.point[knob] / scale for one in along]
-        energies = [(one.figures.energy_j, one.figures.energy_deviation) for one in along]
-        latencies = [(one.figures.latency_s * 1e3, one.figures.latency_deviation) for one in along]
-        for axes, curve in ((rows[0][column], energies), (rows[1][column], latencies)):
-            _band(axes, xs, curve, theme)
-        _slo(rows[1][column].axhline, report, theme)
-        _near(rows[0][column], rows[1][column], report, knob, theme)
-        rows[1][column].set(xlabel=words.knob_name(knob) + (", MHz" if scale > 1 else ""), yscale="log")
-        plain_log(rows[1][column].yaxis)
+        _band(energy, xs, [(one.figures.energy_j, one.figures.energy_deviation) for one in along], theme)
+        _band(latency, xs, [(one.figures.latency_s * 1e3, one.figures.latency_deviation) for one in along], theme)
+        _slo(latency.axhline, report, theme)
+        _near(energy, latency, report, knob, theme)
+        latency.set(xlabel=words.knob_name(knob) + (", MHz" if scale > 1 else ""), yscale="log")
+        plain_log(latency.yaxis)
         if len(xs) <= FEW:
-            rows[1][column].set_xticks(xs, [words.value(knob, one.point[knob]) for one in along])
+            latency.set_xticks(xs, [words.value(knob, one.point[knob]) for one in along])
     rows[0][0].set_ylabel(_energy_label(report))
     rows[1][0].set_ylabel(f"{report.quantile} latency, ms")
     chosen = words.settings(report.chosen.point) if report.chosen else ""
@@ -106,7 +102,7 @@ def slices(report: Report, theme: Theme = LIGHT) -> Figure:
 
 
 def _trials(axes: Any, report: Report, theme: Theme, x: Callable[[Tried], float], *, by_energy: bool = True) -> None:
-    """The trials that measured something: discs that kept the SLO, crosses that violated it, with their numbers."""
+    """The trials that measured something: discs that kept the SLO, crosses that violated it."""
     for kept, marker, color, label in (
         (True, "o", theme.kept, "trial that kept the SLO"),
         (False, "X", theme.violated, "trial that violated it"),
@@ -122,28 +118,22 @@ def _band(axes: Any, xs: Sequence[float], curve: Sequence[tuple[float, float]], 
     lows = [value * math.exp(-2 * deviation) for value, deviation in curve]
     highs = [value * math.exp(2 * deviation) for value, deviation in curve]
     axes.fill_between(xs, lows, highs, color=theme.surface, alpha=0.22, linewidth=0, label="± two deviations")
-    axes.plot(
-        xs,
-        [value for value, _ in curve],
-        color=theme.surface,
-        linewidth=1.6,
-        marker=".",
-        markersize=4,
-        label="expected",
-    )
+    style = {"color": theme.surface, "linewidth": 1.6, "marker": ".", "markersize": 4}
+    axes.plot(xs, [value for value, _ in curve], **style, label="expected")
 
 
 def _near(energy: Any, latency: Any, report: Report, knob: str, theme: Theme) -> None:
     """Trials at points that differ from the chosen one in this knob alone are full, in one other knob too: hollow."""
     if report.chosen is None:
         return
-    chosen, scale = report.chosen.point, 1e6 if knob.endswith("_hz") else 1.0
+    chosen, scale = report.chosen.point, _scale(knob)
     for others, label in ((0, "trial on this line"), (1, "trial one knob away")):
         for kept, marker, color, verdict in (
             (True, "o", theme.kept, "kept the SLO"),
             (False, "X", theme.violated, "violated it"),
         ):
             near = [t.record for t in report.trials if _measured(t) and _kept(t.record) is kept]
+            near = [record for record in near if record.point.keys() == chosen.keys()]
             near = [
                 r for r in near if sum(r.point.get(name) != chosen[name] for name in chosen if name != knob) == others
             ]
@@ -153,7 +143,9 @@ def _near(energy: Any, latency: Any, report: Report, knob: str, theme: Theme) ->
             energy.scatter(xs, [record.energy_j for record in near], **style, label=f"{label}, {verdict}")
             latency.scatter(xs, [(record.latency_s or 0) * 1e3 for record in near], **style)
     for axes in (energy, latency):
-        axes.axvline(chosen[knob] / scale, color=theme.chosen, linewidth=1.2, linestyle=":", label="the point held")
+        axes.axvline(
+            chosen[knob] / scale, color=theme.chosen, linewidth=1.2, linestyle=":", label=_chosen_label(report)
+        )
 
 
 def _slo(line: Callable[..., Any], report: Report, theme: Theme) -> None:
@@ -185,6 +177,15 @@ def _measured(tried: Tried) -> bool:
 
 def _kept(record: TrialRecord) -> bool:
     return isinstance(record.outcome, Feasible)
+
+
+def _chosen_label(report: Report) -> str:
+    return "the point held" if report.held_now else "the best so far"
+
+
+def _scale(knob: str) -> float:
+    """Clocks are drawn in MHz."""
+    return 1e6 if knob.endswith("_hz") else 1.0
 
 
 def _energy_label(report: Report) -> str:

@@ -47,28 +47,25 @@ def wordy(grid: Grid, column: int) -> bool:
 
 
 def sections(report: Report) -> list[Section]:
-    """Everything else, in the order in which an engineer asks."""
-    parts = [
-        _why(report),
-        _trials(report),
-        _worths(report),
-        _prices(report),
-        _uncertain(report),
-        Section("What to do next", tuple(advice(report))),
-    ]
-    return [part for part in parts if part is not None]
+    """Everything else, in the order in which an engineer asks; after a no, what to do about it comes first."""
+    following = Section("What to do next", tuple(advice(report)))
+    parts = [_why(report), _trials(report), _worths(report), _prices(report), _uncertain(report)]
+    ordered = [*parts, following] if report.chosen else [following, *parts]
+    return [part for part in ordered if part is not None]
 
 
 def _why(report: Report) -> Section | None:
     chosen, best = report.chosen, report.best
-    if chosen is None:
-        return None
     outcomes = Counter(type(tried.record.outcome) for tried in report.trials)
     kept, violated, invalid = (outcomes[kind] for kind in (Feasible, Violated, Invalid))
-    sentences = [
+    counts = (
         f"{words.count(len(report.trials), 'trial')}: {kept} kept the SLO, {violated} violated it, {invalid} could not "
-        "be trusted. Of the points tried that keep the SLO with confidence, this one needs the fewest joules per "
-        "request."
+        "be trusted."
+    )
+    if chosen is None:
+        return Section("Why not", (counts,), figure="pareto") if report.trials else None
+    sentences = [
+        f"{counts} Of the points tried that keep the SLO with confidence, this one needs the fewest joules per request."
     ]
     if report.hold is None:
         sentences.append("Nothing is held yet: the search was still under way at the end of this history.")

@@ -150,6 +150,7 @@ def test_invalid_trials_alone_say_what_to_mend(tmp_path: Path) -> None:
     assert report.answer is Answer.UNMEASURED
     text = render(report)
     assert "No: none of the 7 trials could be measured." in text
+    assert sections(report)[0].title == "What to do next"
     for word in ("2 x throttled", "1 x load", "1 x sensor", "1 x clocks", "1 x foreign", "1 x gremlins"):
         assert word in text
 
