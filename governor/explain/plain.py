@@ -70,6 +70,8 @@ def _tried(tried: Tried) -> dict[str, Any]:
         "reason": record.outcome.reason if isinstance(record.outcome, Invalid) else None,
         "energy_j": record.energy_j,
         "latency_s": record.latency_s,
+        "energy_half_width": record.energy_half_width,
+        "latency_half_width": record.latency_half_width,
         "window_s": record.window_s,
         "requests": record.requests,
         "expected_before": _predicted(tried.before),

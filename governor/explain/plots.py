@@ -102,7 +102,7 @@ def slices(report: Report, theme: Theme = LIGHT) -> Figure:
 
 
 def _trials(axes: Any, report: Report, theme: Theme, x: Callable[[Tried], float], *, by_energy: bool = True) -> None:
-    """The trials that measured something: discs that kept the SLO, crosses that violated it."""
+    """The trials that measured something: discs that kept the SLO, crosses that violated it; with their intervals."""
     for kept, marker, color, label in (
         (True, "o", theme.kept, "trial that kept the SLO"),
         (False, "X", theme.violated, "trial that violated it"),
@@ -110,8 +110,12 @@ def _trials(axes: Any, report: Report, theme: Theme, x: Callable[[Tried], float]
         chosen = [tried for tried in report.trials if _measured(tried) and _kept(tried.record) is kept]
         heights = [(t.record.energy_j or 0) if by_energy else (t.record.latency_s or 0) * 1e3 for t in chosen]
         if chosen:
+            widths = [(t.record.energy_half_width if by_energy else t.record.latency_half_width) or 0 for t in chosen]
+            doubts = [height * width for height, width in zip(heights, widths, strict=True)]
+            places = [x(tried) for tried in chosen]
+            axes.errorbar(places, heights, doubts, fmt="none", ecolor=color, elinewidth=0.9, alpha=0.6, zorder=2)
             style = {"marker": marker, "s": 42, "color": color, "edgecolors": theme.paper, "linewidths": 0.6}
-            axes.scatter([x(tried) for tried in chosen], heights, **style, label=label, zorder=3)
+            axes.scatter(places, heights, **style, label=label, zorder=3)
 
 
 def _band(axes: Any, xs: Sequence[float], curve: Sequence[tuple[float, float]], theme: Theme) -> None:

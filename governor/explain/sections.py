@@ -93,7 +93,11 @@ def _trials(report: Report) -> Section | None:
         point = [words.value(knob, record.point[knob]) if knob in record.point else "-" for knob in knobs]
         expected = words.expected_joules(tried.before), words.expected_milliseconds(tried.before)
         hopeless = record.latency_s is not None and record.latency_s >= 0.999 * HOPELESS * report.slo_s
-        measured = words.joules(record.energy_j), (">" if hopeless else "") + words.milliseconds(record.latency_s)
+        latency = (">" if hopeless else "") + words.milliseconds(record.latency_s)
+        measured = (
+            words.measured(words.joules(record.energy_j), record.energy_half_width),
+            words.measured(latency, None if hopeless else record.latency_half_width),
+        )
         cells = f"{tried.number}{mark}", *point, expected[0], measured[0], expected[1], measured[1]
         rows.append(Row((*cells, words.verdict(record)), kind))
     units = [words.knob_name(knob) + (" MHz" if knob.endswith("_hz") else "") for knob in knobs]

@@ -23,9 +23,14 @@ def milliseconds(time_s: float | None) -> str:
     return "-" if time_s is None else f"{time_s * 1e3:.1f}" if time_s < 10 else f"{time_s * 1e3:.0f}"
 
 
-def percent(share: float) -> str:
+def measured(figure: str, half_width: float | None) -> str:
+    """What a trial measured, with its interval where that is known."""
+    return figure if half_width is None else f"{figure} ±{share(half_width)}"
+
+
+def percent(more: float) -> str:
     """A share that may be more or less, with its sign."""
-    return f"{100 * share:+.1f}%"
+    return f"{100 * more:+.1f}%"
 
 
 def promise(slo: Slo) -> str:
@@ -74,9 +79,14 @@ def verdict(record: TrialRecord) -> str:
     return type(record.outcome).__name__.lower()
 
 
+def share(part: float) -> str:
+    """A share in percent, with a digit after the point below a tenth."""
+    return f"{100 * part:.{0 if part >= 0.1 else 1}f}%"
+
+
 def within(deviation: float) -> str:
     """Two deviations of a log, as a share."""
-    return f"{200 * deviation:.{0 if deviation >= 0.05 else 1}f}%"
+    return share(2 * deviation)
 
 
 def expected_joules(figures: Predicted | None, unit: str = "") -> str:

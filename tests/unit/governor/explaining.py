@@ -44,7 +44,7 @@ def trial(at: Point, outcome: Outcome | None = None) -> TrialRecord:
     if isinstance(outcome, Invalid):
         return TrialRecord(at, outcome, window_s=1.5)
     verdict = outcome or (Feasible() if latency_s(at) <= SLO_S else Violated())
-    return TrialRecord(at, verdict, energy_j(at), latency_s(at), 6.0, 91, latency_s(at))
+    return TrialRecord(at, verdict, energy_j(at), latency_s(at), 6.0, 91, latency_s(at), 0.0, 0, 0.02, 0.1)
 
 
 class Formula:

@@ -274,6 +274,8 @@ def test_the_text_says_virtual_where_it_says_joules(tmp_path: Path) -> None:
     report = report_of(tmp_path, *USUAL)
     text = render(report)
     assert "J/request (virtual)" in text
+    assert "1.009 ±2.0%" in text
+    assert "42.4 ±10%" in text
     assert [section.title for section in sections(report)] == [
         "Why this point", "Trials", "What each knob is worth", "What the SLO costs", "What remains uncertain",
         "What to do next",
