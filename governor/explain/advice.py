@@ -12,8 +12,6 @@ from .report import Answer, Report
 
 SMALL = 0.01
 """A promise below this share is not worth more trials."""
-MORE = 8
-"""Trials that are proposed at a time."""
 
 CURES = {
     "the traffic did not hold still": (
@@ -62,7 +60,7 @@ def _more_trials(report: Report) -> list[str]:
         return ["Let `teg run` go on: more trials are needed."]
     if report.promise.share < SMALL:
         return ["Nothing: more trials would hardly pay."]
-    return [f"More trials may pay: `teg run --trials {len(report.trials) + MORE}` goes on from these."]
+    return ["More trials may pay: leave the governor running, or give it more of them (`teg run --trials`)."]
 
 
 def _out_of_reach(report: Report) -> list[str]:
