@@ -92,7 +92,8 @@ def service_times(samples: Sequence[Sample]) -> ServiceTimes:
 
 def latency_at_load_s(window: ModelWindow) -> float:
     """The SLO's quantile of latency when the whole run's arrivals meet this window's service times, in seconds."""
-    return min(_replayed_s(window) * window.surprise, HOPELESS * window.slo.limit_s)
+    replayed_s = _replayed_s(window, window.arrivals_s, service_times(window.samples))
+    return min(replayed_s * window.surprise, HOPELESS * window.slo.limit_s)
 
 
 def latency_bounds(window: ModelWindow) -> ModelWindow:
@@ -100,17 +101,16 @@ def latency_bounds(window: ModelWindow) -> ModelWindow:
     doubt = half_width(_paces(window.samples))
     if not doubt < 1:
         return window
-    latest = replace(window, arrivals_s=window.arrivals_s[-LATEST:])
-    usual_s = _replayed_s(latest)
-    return replace(window, bounds=(_replayed_s(latest, 1 - doubt) / usual_s, _replayed_s(latest, 1 + doubt) / usual_s))
+    latest_s, services = window.arrivals_s[-LATEST:], service_times(window.samples)
+    low_s, usual_s, high_s = (
+        _replayed_s(window, latest_s, services.stretched(stretch)) for stretch in (1 - doubt, 1.0, 1 + doubt)
+    )
+    return replace(window, bounds=(low_s / usual_s, high_s / usual_s))
 
 
-def _replayed_s(window: ModelWindow, stretch: float = 1.0) -> float:
-    """The quantile of latency if service took `stretch` times as long."""
-    times = service_times(window.samples)
-    stretched = {size: tuple(stretch * time_s for time_s in seen) for size, seen in times.seconds.items()}
-    services = ServiceTimes(stretched, stretch * times.turnaround_s)
-    return replay(window.arrivals_s, services, window.batch_limit, window.batch_wait_s).quantile_s(window.slo.quantile)
+def _replayed_s(window: ModelWindow, arrivals_s: Sequence[float], services: ServiceTimes) -> float:
+    replayed = replay(arrivals_s, services, window.batch_limit, window.batch_wait_s)
+    return replayed.quantile_s(window.slo.quantile)
 
 
 def busy_at_load(window: ModelWindow) -> Busy:

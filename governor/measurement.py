@@ -76,8 +76,9 @@ class Measurement:
         if reason is not None:
             return self._invalid(reason)
         standing = window.standing(self._demand, self._limits)
-        # Hopeless is hopeless however rough its joules, once something was served.
-        hopeless = (standing.broken or self._demand.waits_unsafely(now.now_ns)) and self._demand.all_served
+        # Hopeless is hopeless however rough its joules, once there are any and something was served.
+        broken = standing.broken or self._demand.waits_unsafely(now.now_ns)
+        hopeless = broken and window.may_be_cut and self._demand.all_served
         enough = window.may_end and standing.known and not window.in_doubt
         if not (hopeless or enough) and window.may_go_on:
             return None

@@ -24,7 +24,7 @@ from .simulated_board import TABLE, SimulatedBoard
 
 T = TypeVar("T")
 JITTER = 0.02
-"""Standard deviation of the log of service times."""
+"""Standard deviation of the log of service times, unless a model's own is set."""
 
 
 class Inline(Executor):
@@ -47,6 +47,7 @@ class SimulatedModel:
         self.info = info
         self.failing = False
         """True: every batch that ends from now on ends in an error."""
+        self.jitter = JITTER
         self.finished: list[Sample] = []
         """Every request so far, in order of its end."""
         self.workload = shipped(info.virtual_workload)
@@ -82,7 +83,7 @@ class SimulatedModel:
         """Begin a batch of those who wait; when it will end."""
         size = min(len(self.waiting), self.batch_limit(now_s))
         self.serving = tuple(self.waiting.popleft() for _ in range(size))
-        return now_s + self.workload.latency_s(point, size) * math.exp(self.rng.gauss(0.0, JITTER))
+        return now_s + self.workload.latency_s(point, size) * math.exp(self.rng.gauss(0.0, self.jitter))
 
     def end(self, start_s: float, end_s: float) -> None:
         """Answer the batch that runs."""

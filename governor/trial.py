@@ -146,7 +146,9 @@ def _half_width(shares: Sequence[float], models: Sequence[ModelWindow]) -> float
     bounds = [model.bounds for model in models]
     lowest = [share * bound[0] for share, bound in zip(shares, bounds, strict=True) if bound]
     highest = [share * bound[1] for share, bound in zip(shares, bounds, strict=True) if bound]
-    return max(max(highest) / max(shares) - 1, 1 - max(lowest) / max(shares)) if len(lowest) == len(models) else None
+    if len(lowest) < len(models):
+        return None
+    return max(0.0, max(highest) / max(shares) - 1, 1 - max(lowest) / max(shares))
 
 
 def _measured(window: ModelWindow) -> float:

@@ -15,11 +15,14 @@ from .reader import Snapshot
 from .trial import Evidence, TrialRecord
 from .trust import WINDOWS, energy_error_j, frozen, still, throttled, too_short, unread
 
-ENERGY = 0.05
-"""Joules per request are known well enough at this relative half-width."""
+ENERGY = 0.08
+"""Joules per request are known well enough at this relative half-width; it is some four of their standard errors."""
 
 LATENCY = 0.1
 """So is a latency quantile at this one, or as soon as it lies on one side of the limit for sure."""
+
+LOOKS = 10.0
+"""A window is looked at anew when it has grown by a segment, and by a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Window:
         self._ticks = [counters(now, governed)]
         self._trial_s = trial_s
         self._changed_s = changed_s
-        self._standing, self._looks = Standing(), 0
+        self._standing, self._look_s = Standing(), SEGMENT_S
 
     def add(self, now: Snapshot) -> str | None:
         """Take in one more look; the reason why the trial is lost, None if it is not."""
@@ -75,14 +78,19 @@ class Window:
         return self.span_s >= self._trial_s / WINDOWS
 
     @property
+    def may_be_cut(self) -> bool:
+        """Whether it is long enough to say anything about joules."""
+        return self.span_s >= self._board.averaging_s + SEGMENT_S
+
+    @property
     def may_go_on(self) -> bool:
         """Whether the trial may measure on."""
         return self.span_s < WINDOWS * self._trial_s
 
     def standing(self, demand: Demand, limits: Mapping[str, int]) -> Standing:
-        """What it knows, looked at anew after every segment."""
-        if (looks := int(self.span_s / SEGMENT_S)) > self._looks:
-            self._looks = looks
+        """What it knows; looked at anew as it grows, the longer it is the less often."""
+        if self.span_s >= self._look_s:
+            self._look_s = self.span_s + max(SEGMENT_S, self.span_s / LOOKS)
             evidence = self.evidence(demand, limits)
             enough = demand.known and known(evidence.record({}), next(iter(evidence.models.values())).slo.limit_s)
             begin_s, end_s = self._ticks[0].at_s, self._ticks[-1].at_s

@@ -32,6 +32,11 @@ class ServiceTimes:
         if any(time_s <= 0 for times in self.seconds.values() for time_s in times):
             raise ValueError("service times must be positive")
 
+    def stretched(self, times: float) -> ServiceTimes:
+        """The same if everything took `times` as long."""
+        seconds = {size: tuple(times * time_s for time_s in seen) for size, seen in self.seconds.items()}
+        return ServiceTimes(seconds, times * self.turnaround_s)
+
     def mean_s(self, batch: int) -> float:
         """Mean seconds of one batch of this size: measured, or on the line through the nearest two sizes measured."""
         means = {size: sum(times) / len(times) for size, times in self.seconds.items() if times}
