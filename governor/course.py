@@ -13,12 +13,12 @@ good: then the search is opened again, with what was learnt as its prior.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from .afterheat import AfterHeat
 from .allowance import Allowance
 from .demand import Demand
 from .drift import Drift
-from .guard import Verdict
 from .holding import Finding, Holding, hottest
 from .latency import HOPELESS
 from .lessons import load_of, other_load
@@ -32,6 +32,7 @@ from .thoughts import Thoughts
 from .trial import REQUEST_FAILED, TRAFFIC, Evidence, Feasible, Invalid, TrialRecord, Violated
 from .trust import BLIND_S, SAFE_S
 from .tuning import Tuning
+from .watch import Watch
 from .window import board_of
 
 LATER_S = 1.0
@@ -55,6 +56,7 @@ class Course:
         self._demand = demand
         self._thoughts = Thoughts(means.executor, means.status, means.clock)
         self._allowance = Allowance(demand.slos, means.config.breach_share, means.clock())
+        self._watch = Watch(demand.slos)
         self._reopenings = Backoff(means.config.reopen_s, LONGEST_S)
         self._reopen_s = self._until_s = 0.0
         """When the search may be opened again; when the phase is over."""
@@ -76,6 +78,7 @@ class Course:
         board = board_of(now)
         exploring = bool(self._status.point) and not self.tuning.is_fastest(self._status.point)
         self._allowance.add(now.instances, self._clock(), exploring=exploring)
+        self._watch.add(now.instances, self._hand.changed_s)
         if not board.observe_only and self._blind(board.zones_age_s):
             return
         self._unlearn_if_heat_shows(board.throttle_events)
@@ -117,7 +120,7 @@ class Course:
     def _propose(self, now: Snapshot) -> None:
         """Wait for the search and for the backlog to go, then try what it proposes, or hold the best."""
         if self._thoughts.busy:
-            self._guard(now)
+            self._guard()
             return
         if self._demand.waits(now.now_ns, 1.0) and self._clock() < self._until_s:
             return
@@ -140,14 +143,15 @@ class Course:
         if self._holding is None:
             raise ValueError("nothing is held")
         overloaded = self._demand.waits(now.now_ns, HOPELESS) and self._status.best is not None
-        if not self._holding.over and not overloaded:
+        plain = self._watch.broken and self._status.best is not None
+        if not (self._holding.over or overloaded or plain):
             return
         if self._requests.found_again():
             self.over = "knobs"
             return
         finding = self._holding.close(now)
         self._count(finding)
-        if (finding.broken or overloaded) and self._status.best is not None:
+        if (finding.broken or overloaded or plain) and self._status.best is not None:
             self._broken(finding, HOPELESS if overloaded else finding.share_of_limit)
         elif finding.changed and self._may_reopen:
             self._reopen(finding.changed)
@@ -173,7 +177,7 @@ class Course:
         fastest = self.tuning.fastest()
         if self._hand.point is not None and self._status.point != fastest and self._demand.waits(now.now_ns, HOPELESS):
             self._requests.hold(fastest)
-        self._guard(now)
+        self._guard()
         if self._clock() < self._until_s:
             return
         self._load_broke &= other_load(self._tried_hz, self._demand.arrivals_s)
@@ -183,17 +187,12 @@ class Course:
             self._go_on()
         self._load_broke = False
 
-    def _guard(self, now: Snapshot) -> None:
-        """Judge what is kept between trials, window by window; a point that breaks its promise is left."""
-        if self._hand.point is None or self.tuning.is_fastest(self._status.point):
-            return
-        if self._clock() < self._guard_s + self._config.slo_window_s:
-            return
-        broken = Verdict.BROKEN in self._demand.verdicts().values()
-        self._mark()
-        if broken:
-            self.tuning.lessons.avoid(self._status.point, self._clock())
-            self._status.fault("objective", f"broken at {self._status.point}, kept between trials")
+    def _guard(self) -> None:
+        """Leave a point that plainly breaks its promise between trials."""
+        point = self._status.point
+        if self._watch.broken and self._hand.point is not None and not self.tuning.is_fastest(point):
+            self.tuning.lessons.avoid(point, self._clock())
+            self._status.fault("objective", f"broken at {point}, kept between trials")
             self._requests.hold(self.tuning.fastest())
 
     def _try(self, point: Point) -> None:
@@ -235,6 +234,9 @@ class Course:
 
     def _finish(self, record: TrialRecord, evidence: Evidence | None = None) -> None:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
+        if isinstance(record.outcome, Feasible) and evidence is not None and self._watch.broken:
+            evidence = replace(evidence, broken=True)
+            record = evidence.record(record.point)
         record = self.tuning.finish(record, self._clock(), evidence, self._load_hz)
         reason = record.outcome.reason if isinstance(record.outcome, Invalid) else ""
         self._heat.trial_ended(self._clock(), measured=not reason)
@@ -355,10 +357,3 @@ class Course:
     def _enter(self, phase: Phase, for_s: float) -> None:
         self._status.phase, self._status.detail = phase, ""
         self._until_s = self._clock() + for_s
-        if phase in (Phase.PROPOSING, Phase.COOLING):
-            self._mark()
-
-    def _mark(self) -> None:
-        """Begin a window of what is kept between trials."""
-        self._guard_s = self._clock()
-        self._demand.mark()
