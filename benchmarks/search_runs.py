@@ -23,7 +23,7 @@ from .search_replay import Run, priors, replay
 from .search_suites import Suite, suites
 
 WORKERS = 2
-RUN_LIMIT_S = 600.0
+RUN_LIMIT_S = 240.0
 PROGRESS_S = 15.0
 
 
@@ -129,7 +129,7 @@ def run_all(todo: Sequence[Job], kept: Kept, data: Path, limit_s: float, say: Ca
                     given_up += 1
                     say(f"given up: {worker.job}: {run or f'not done after {RUN_LIMIT_S:.0f} s'}")
                     worker.end()
-                    workers[number] = worker = Worker(data)
+                    workers[number] = worker = Worker(data)  # the old one may be dead, or still at it
                 _next(worker, waiting, began_s, limit_s)
             if time.monotonic() - said_s > PROGRESS_S:
                 said_s = time.monotonic()

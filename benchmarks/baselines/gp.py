@@ -94,7 +94,7 @@ class ConstrainedGp(Peer):
     ) -> None:
         super().__init__(knobs, slo_s, seed, prior)
         self._margin = margin
-        self._features = self.seen.features()
+        self._features = torch.from_numpy(self.seen.features())
         self._processes = [Process(self._features.shape[1]) for _ in range(2)]
         count = len(self.seen.points)
         self._first = iter(random.Random(seed).sample(range(count), min(FIRST, count)))

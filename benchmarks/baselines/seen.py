@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from governor.points import Best, Point
 
@@ -50,12 +51,12 @@ class Seen:
         kept = min((trial for trial in trials if trial[1] <= self.slo_s), default=None)
         return Best(self.points[kept[2]], kept[0], kept[1], math.nan) if kept else None
 
-    def features(self) -> torch.Tensor:
+    def features(self) -> npt.NDArray[np.float64]:
         """Log knobs scaled to [0, 1], `n x d`; a knob of one value is a constant 0."""
         low = {name: values[0] for name, values in self.knobs.items()}
         span = {name: math.log(values[-1] / values[0]) or 1.0 for name, values in self.knobs.items()}
         rows = [[math.log(value / low[name]) / span[name] for name, value in point.items()] for point in self.points]
-        return torch.tensor(rows, dtype=torch.float64)
+        return np.array(rows)
 
 
 class Peer:

@@ -33,7 +33,7 @@ class StockBotorch(Peer):
 
     def __init__(self, knobs: Mapping[str, Sequence[float]], slo_s: float, seed: int, prior: object = None) -> None:
         super().__init__(knobs, slo_s, seed, prior)
-        self._features = self.seen.features()
+        self._features = torch.from_numpy(self.seen.features())
         count = len(self.seen.points)
         self._first = iter(random.Random(seed).sample(range(count), min(FIRST, count)))
 

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import search
 from benchmarks.search_methods import METHODS, sources
 from benchmarks.search_replay import Run
-from benchmarks.search_runs import Job, Kept, do, jobs
-from benchmarks.search_suites import Suite
+from benchmarks.search_runs import Job, Kept, do, jobs, run_all
+from benchmarks.search_suites import Suite, suites
 
 from .test_search_peers import GRID
 
@@ -42,6 +42,26 @@ def test_finished_runs_are_kept(tmp_path: Path) -> None:
     assert len(run.cells) == 30
     kept.path(job).write_text('{"table": "a"')
     assert kept.get(job) is None
+
+
+def test_runs_in_processes(tmp_path: Path) -> None:
+    """What fails is given up and the rest goes on; what is finished is not run again."""
+    rows = GRID.recorded
+    names = [*GRID.knobs, "latency_s", "power_w", "flagged"]
+    lines = [",".join(names), *(",".join(map(str, row)) for row in zip(*(rows[name] for name in names), strict=True))]
+    path = tmp_path / "orin-agx" / "infer_a.csv"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines))
+    found = {"orin": suites(tmp_path, full=False)[0][0], "unknown": SUITES[1]}
+    kept = Kept(tmp_path / "runs", found)
+    todo = [Job("random", "unknown", "c", 4.0, 0), *(Job("random", "orin", "a", 4.0, seed) for seed in range(3))]
+    said: list[str] = []
+    assert run_all(todo, kept, tmp_path, 60.0, said.append) == {"given_up": 1, "not_begun": 0}
+    assert "given up" in " ".join(said)
+    runs = [kept.get(job) for job in todo[1:]]
+    assert [run and run.cells for run in runs] == [do(job, found["orin"]).cells for job in todo[1:]]
+    assert run_all(todo[1:], kept, tmp_path, 60.0, said.append) == {"given_up": 0, "not_begun": 0}
+    assert said[-1] == "3 runs, 3 of them finished before"
 
 
 def test_other_tables_are_other_runs(tmp_path: Path) -> None:
