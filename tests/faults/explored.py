@@ -13,18 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boards.clocks import ClockTable
+from boards.clocks import ClockPoint, ClockTable
 from governor.config import Config
+from governor.history import FILE
 from governor.loop import Governor
 from governor.points import Best, MakeSearch, Point, Searcher
+from governor.simulated_board import SimulatedBoard
 from governor.simulation import Inline, SimulatedModel, Simulation
-from governor.trial import TrialRecord
+from telemetry.durable import read_log
 from telemetry.instance_page import InstanceInfo
 
 from .surface import KNOBS, MAX_BATCH, TABLE, RandomSurface
 
 STEP_S = 0.25
 ONE_BAD_IN = 7
+SHORT = {"trial_s": 2.0, "slo_window_s": 5.0, "cooldown_s": 5.0}
+"""Half of what is usual, or less."""
 
 
 class Reckless:
@@ -66,6 +70,34 @@ class Stay:
     end_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial on disk: when it ended, where, how (its outcome, or why it has none), and how long it measured."""
+
+    end_s: float
+    point: Point
+    outcome: str
+    window_s: float
+
+
+class Quick(SimulatedBoard):
+    """Takes what is drawn between two looks as one slice, for speed."""
+
+    _drawn_j = _drawn_s = 0.0
+
+    def feed(self, power_w: float, dt_s: float) -> None:
+        """Let the board draw so much for so long."""
+        self._drawn_j += power_w * dt_s
+        self._drawn_s += dt_s
+
+    def sample(self) -> None:
+        """Look at the sensors."""
+        if self._drawn_s > 0:
+            super().feed(self._drawn_j / self._drawn_s, self._drawn_s)
+        self._drawn_j = self._drawn_s = 0.0
+        super().sample()
+
+
 class Explored(Simulation):
     """One model on a random surface, and the governor that explores it."""
 
@@ -83,10 +115,11 @@ class Explored(Simulation):
         self.model = SimulatedModel(info, surface.rate_hz, surface.seed)
         self.model.workload = surface  # type: ignore[assignment]
         super().__init__([self.model], table=table)
+        self.board = Quick(self.clock, table)
         self.surface = surface
         self.rate_hz = surface.rate_hz
         """Of the requests that arrive."""
-        usual: dict[str, Any] = {"knobs": KNOBS, "tick_s": STEP_S}
+        usual: dict[str, Any] = {"knobs": KNOBS, "tick_s": STEP_S} | SHORT
         self.config = Config(run_dir=folder, state_dir=folder / "state", **(usual | settings))
         self.searches: list[Any] = []
         self._make_search = make_search or (lambda knobs, slo_s, *_, **__: Reckless(surface, knobs, slo_s))
@@ -94,8 +127,6 @@ class Explored(Simulation):
         self.status = self.governor.status
         self.asked_for: list[tuple[float, Point]] = []
         """When which point was asked for; an empty one: the board's own clocks."""
-        self.ended: list[tuple[float, TrialRecord]] = []
-        """When which trial was written down, as it then was."""
         self.said: list[logging.LogRecord] = []
 
     def live(self, seconds: float) -> None:
@@ -106,8 +137,6 @@ class Explored(Simulation):
             self.governor.tick()
             if not self.asked_for or self.asked_for[-1][1] != self.status.point:
                 self.asked_for.append((self.now_s, dict(self.status.point)))
-            for record in self.status.trials[len(self.ended) :]:
-                self.ended.append((self.now_s, record))
 
     def offer(self, rate_hz: float) -> None:
         """Let requests arrive at this rate from now on."""
@@ -124,14 +153,37 @@ class Explored(Simulation):
         return True
 
     @property
+    def trials(self) -> int:
+        """How many were made."""
+        return len(self.status.trials)
+
+    def written(self) -> list[Trial]:
+        """The trials as the history has them: as they were judged when they ended."""
+        rows = [row for row in read_log(self.config.state_dir / FILE) if row["kind"] == "trial"]
+        return [Trial(row["at_s"], row["point"], row.get("reason", row["outcome"]), row["window_s"]) for row in rows]
+
+    @property
+    def lived_s(self) -> float:
+        """Since something was asked for first."""
+        return self.now_s - self.asked_for[0][0] if self.asked_for else 0.0
+
+    @property
     def stays(self) -> list[Stay]:
         """What was asked for, from the first to now."""
         ends_s = [at_s for at_s, _ in self.asked_for[1:]] + [self.now_s]
         return [Stay(point, at_s, end_s) for (at_s, point), end_s in zip(self.asked_for, ends_s, strict=True)]
 
     def is_safe(self, point: Mapping[str, float]) -> bool:
-        """Whether every clock is at its top, whatever the batch limit; the board's own clocks are."""
-        return all(point.get(name, top) == top for name, top in self.surface.safe.items() if name != "batch")
+        """Whether every clock is at its top and the batch limit the model's own; the board's own clocks are."""
+        return all(point.get(name, top) == top for name, top in self.surface.safe.items())
+
+    def _pass(self, point: ClockPoint, until_s: float) -> None:
+        dt_s, power_w = until_s - self.now_s, self.surface.idle_power_w(point)
+        if self._batch:
+            self.model.busy_s += dt_s
+            power_w = self.surface.busy_power_w(point, len(self.model.serving))
+        self.board.feed(power_w, dt_s)
+        self.now_s = until_s
 
     def _search(self, *arguments: Any, **named: Any) -> Searcher:
         made = self._make_search(*arguments, **named)

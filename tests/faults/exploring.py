@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from governor.points import bayesian_search
 from governor.status import Phase
-from governor.trial import Invalid, Violated
 
 from .explored import Explored, explored
 from .promises import SHARE, kept
@@ -20,9 +19,13 @@ HELD_S = 100.0
 
 STEPS = 50
 TIMES = 3.0
-ROUSED_S = 400.0
-"""From one change of the load to the next."""
+ROUSED_S = 300.0
+"""After each change of the load."""
+PAUSED_S = 3000.0
+"""No trial begins for as long where exploring has used up its share of the windows."""
 CHANGED = 0.2
+LUCK = 8.0
+"""Deviations of a Poisson count that no test can take for luck."""
 
 
 def broken(tally: Tally) -> None:
@@ -53,12 +56,14 @@ def _explored(tally: Tally, seed: int, *, product: bool) -> tuple[int, int]:
     what, trials = f"surface {seed}", SEARCHED if product else TRIALS
     make = {"make_search": bayesian_search} if product else {}
     with explored(RandomSurface(seed), trials=trials, **make) as made:
-        done = made.until(lambda: len(made.ended) >= trials, LONGEST_S)
-        tally.expect(done or product, f"{what}: {len(made.ended)} trials in {LONGEST_S:.0f} s ({made.status.phase})")
+        made.until(lambda: made.trials >= trials or made.status.faults["tick"], LONGEST_S)
+        done = made.trials >= trials or (product and made.status.phase is Phase.HOLDING)
+        tally.expect(done, f"{what}: {made.trials} trials in {made.lived_s:.0f} s ({made.status.phase})")
         made.live(HELD_S)
-        tally.kinds["trials"] += len(made.ended)
-        tally.kinds["breaches"] += sum(isinstance(record.outcome, Violated) for _, record in made.ended)
-        return kept(tally, made, what)
+        counts = kept(tally, made, what)
+        tally.kinds["trials"] += made.trials
+        tally.kinds["breaches"] += made.status.faults["objective"]
+        return counts
 
 
 def _stepped(tally: Tally, seed: int) -> tuple[int, int]:
@@ -76,22 +81,19 @@ def _stepped(tally: Tally, seed: int) -> tuple[int, int]:
 def _step(tally: Tally, made: Explored, times: float, what: str) -> None:
     """Change the load well inside a trial: if that trial is lost or ends in a breach, it is because of the load."""
     tally.expect(made.until(lambda: made.status.phase is not Phase.MEASURING, 60.0), f"{what}: a trial never ends")
-    tally.expect(made.until(lambda: made.status.phase is Phase.MEASURING, 300.0), f"{what}: no trial begins")
+    tally.expect(made.until(lambda: made.status.phase is Phase.MEASURING, PAUSED_S), f"{what}: no trial begins")
     made.live(0.25 + made.surface.seed % 5 * 0.25)
-    before_hz, seen, at_s = made.rate_hz, len(made.ended), made.now_s
+    before_hz, seen, at_s = made.rate_hz, made.trials, made.now_s
     made.offer(times * made.surface.rate_hz)
-    if not tally.expect(made.until(lambda: len(made.ended) > seen, 60.0), f"{what}: the trial never ends"):
+    if not tally.expect(made.until(lambda: made.trials > seen, 60.0), f"{what}: the trial never ends"):
         return
-    end_s, record = made.ended[seen]
-    after = min(1.0, (end_s - at_s) / record.window_s) if record.window_s else 0.0
+    trial = made.written()[seen]
+    after = min(1.0, (trial.end_s - at_s) / trial.window_s)
     change = after * (made.rate_hz / before_hz - 1)
+    tally.kinds[f"called {trial.outcome}"] += 1
     if abs(change) > CHANGED:
-        outcome = record.outcome
-        reason = outcome.reason if isinstance(outcome, Invalid) else type(outcome).__name__.lower()
-        tally.kinds[f"called {reason}"] += 1
-        tally.expect(not isinstance(outcome, Violated), f"{what}: blamed {record.point} for {change:+.0%} of load")
-        luck = 4 / (before_hz * record.window_s) ** 0.5
-        if abs(change) > max(CHANGED, 2 * luck):
-            tally.same(reason, "load", f"{what}: {change:+.0%} of load in {record.window_s:.1f} s")
-            faults = made.status.faults["load"]
-            tally.expect(faults, f"{what}: no fault was counted")
+        tally.expect(trial.outcome != "violated", f"{what}: blamed {trial.point} for {change:+.0%} of load")
+    luck = LUCK / (before_hz * trial.window_s) ** 0.5
+    if abs(change) > max(CHANGED, luck):
+        tally.same(trial.outcome, "load", f"{what}: {change:+.0%} of load in {trial.window_s:.1f} s")
+        tally.expect(made.status.faults["load"], f"{what}: no fault was counted")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from governor.guard import Slo, Verdict, chance_of_late, judge
-from governor.trial import Violated
 from telemetry.instance_page import Sample, Status
 
 from .explored import STEP_S, Explored, Stay
@@ -21,6 +20,8 @@ SHARE = 0.01
 PLAIN = 0.005
 """A breach is plain when luck would show so many late requests less often; stricter than one verdict of the guard, as
 it is asked at every late request."""
+AFFORDED = 3
+"""Extensions of a run by the windows that make up for its last breaches."""
 IN_A_ROW = 3
 """As many never are."""
 
@@ -31,15 +32,28 @@ def kept(tally: Tally, made: Explored, what: str) -> tuple[int, int]:
     _stepped_back(tally, made, slo, what)
     _not_retried(tally, made, what)
     tally.same(made.status.faults["tick"], 0, f"{what}: ticks that failed")
-    breaches = sum(isinstance(record.outcome, Violated) for _, record in made.ended)
-    tally.same(made.status.faults["objective"], breaches, f"{what}: breaches counted")
+    breaches = sum(trial.outcome == "violated" for trial in made.written())
     named = sum(record.getMessage().startswith("objective") for record in made.said)
-    tally.same(named, breaches, f"{what}: lines of the log that name a breach")
-    broken = broken_windows(made.model.finished, slo, made.asked_for[0][0], made.now_s)
+    tally.same(made.status.faults["objective"], named, f"{what}: breaches counted, and lines of the log that name one")
+    # some are noticed where a point was kept after its trial
+    tally.expect(breaches <= named, f"{what}: {breaches} trials broke the objective, {named} breaches were counted")
+    broken = _worked_off(made, slo)
     runs = "".join("x" if window else "." for window in broken)
     tally.expect("x" * IN_A_ROW not in runs, f"{what}: {IN_A_ROW} windows in a row in breach")
     tally.expect(sum(broken) <= max(1.0, SHARE * len(broken)), f"{what}: {sum(broken)} of {len(broken)} in breach")
     return sum(broken), len(broken)
+
+
+def _worked_off(made: Explored, slo: Slo) -> list[bool]:
+    """The windows of the run, which goes on for as long as it takes to make up for those that were broken last."""
+    broken = broken_windows(made.model.finished, slo, made.asked_for[0][0], made.now_s)
+    for _ in range(AFFORDED):
+        owed = sum(broken) / SHARE - len(broken)
+        if sum(broken) <= 1 or owed <= 0:
+            break
+        made.live((owed + 1) * slo.window_s)
+        broken = broken_windows(made.model.finished, slo, made.asked_for[0][0], made.now_s)
+    return broken
 
 
 def broken_windows(samples: Sequence[Sample], slo: Slo, begin_s: float, end_s: float) -> list[bool]:
@@ -84,15 +98,13 @@ def _stepped_back(tally: Tally, made: Explored, slo: Slo, what: str) -> None:
 
 def _not_retried(tally: Tally, made: Explored, what: str) -> None:
     """A point that broke the objective is not asked for again within the hour."""
-    for at_s, record in made.ended:
-        if not isinstance(record.outcome, Violated) or made.is_safe(record.point):
-            continue
-        again = [
-            stay.begin_s - at_s
-            for stay in made.stays
-            if stay.point == record.point and at_s + STEP_S / 2 < stay.begin_s < at_s + RETRY_S
-        ]
-        tally.expect(not again, f"{what}: {record.point} asked for again {again[:3]} s after it broke the objective")
+    for trial in made.written():
+        if trial.outcome == "violated" and not made.is_safe(trial.point):
+            later_s = [stay.begin_s - trial.end_s for stay in made.stays if stay.point == trial.point]
+            again_s = [since_s for since_s in later_s if STEP_S / 2 < since_s < RETRY_S]
+            tally.expect(
+                not again_s, f"{what}: {trial.point} asked for again {again_s[:3]} s after it broke the objective"
+            )
 
 
 def _broken(samples: Sequence[Sample], slo: Slo) -> bool:

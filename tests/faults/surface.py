@@ -8,13 +8,14 @@ points that break the objective.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
 from collections.abc import Mapping
 
 from boards.clocks import ClockPoint, ClockTable
-from boards.physics import Surface
+from boards.physics import Surface, idle_power_w
 from governor.points import Point
 from governor.traffic import batch_values
 from predictor.queueing import ServiceTimes, replay
@@ -26,7 +27,7 @@ REQUESTS = 250
 """Arrivals of the replay that says what a point's latency is."""
 MARGIN = 0.85
 """A point is called good if it keeps the objective by as much: at the limit itself it is luck."""
-GOOD, BAD = 24, 12
+GOOD, BAD = 24, 4
 """Points of either kind that are proposed."""
 
 TABLE = ClockTable(
@@ -62,8 +63,12 @@ class RandomSurface:
         draw = random.Random(seed)
         self.seed = seed
         self._one, self._growth = _drawn(draw), draw.uniform(0.3, 0.9)
-        self._seconds: dict[tuple[ClockPoint, float], float] = {}
-        self._watts: dict[ClockPoint, float] = {}
+        self.latency_s = functools.cache(self._latency_s)
+        """Seconds per batch, by clocks and batch size."""
+        self.busy_power_w = functools.cache(lambda point, batch: self._one.busy(point).total_w)
+        """Watts while a batch runs."""
+        self.idle_power_w = functools.cache(idle_power_w)
+        """Watts while none does."""
         self.rate_hz = draw.uniform(0.15, 0.35) / self.latency_s(clocks(self.safe), 1) / peak
         """Requests per second; single ones at full clocks keep it busy for a fifth or a third."""
         self.quantile = draw.choice((0.9, 0.95, 0.99))
@@ -80,25 +85,15 @@ class RandomSurface:
         """Every clock at its top, and the model's own batch limit."""
         return {name: float(getattr(TABLE, name)[-1]) for name in CLOCKS} | {"batch": float(MAX_BATCH)}
 
-    def latency_s(self, point: ClockPoint, batch: float) -> float:
-        """Seconds per batch."""
-        if (known := self._seconds.get((point, batch))) is None:
-            bump = random.Random(f"{self.seed}/{point.values()}").gauss(0.0, BUMP)
-            known = self._one.latency_s(point) * (1 + self._growth * (batch - 1)) * math.exp(bump)
-            self._seconds[point, batch] = known
-        return known
-
-    def busy_power_w(self, point: ClockPoint, batch: float) -> float:
-        """Watts while a batch runs."""
-        if (known := self._watts.get(point)) is None:
-            known = self._watts[point] = self._one.busy(point).total_w
-        return known
-
     def replayed_s(self, point: Mapping[str, float]) -> float:
         """The latency quantile of a point under a load of its own, without noise."""
         batch = int(point["batch"])
         seconds = {size: (self.latency_s(clocks(point), size),) for size in range(1, batch + 1)}
         return replay(self._trace_s, ServiceTimes(seconds), batch).quantile_s(self.quantile)
+
+    def _latency_s(self, point: ClockPoint, batch: float) -> float:
+        bump = random.Random(f"{self.seed}/{point.values()}").gauss(0.0, BUMP)
+        return self._one.latency_s(point) * (1 + self._growth * (batch - 1)) * math.exp(bump)
 
     def _sort(self, draw: random.Random) -> None:
         """Draw points until there are enough of either kind."""
