@@ -96,7 +96,14 @@ class Demand:
 
     def changed(self, span_s: float) -> bool:
         """Whether any instance's load over the window of `span_s` is no longer what it was."""
-        return any(load_changed(traffic.usual_hz, traffic.seen, span_s) for traffic in self.traffic.values())
+        return any(
+            load_changed(traffic.usual_hz, traffic.seen, span_s, traffic.usual_known)
+            for traffic in self.traffic.values()
+        )
+
+    def busier(self, span_s: float) -> bool:
+        """Whether any instance got more requests in the window of `span_s` than is usual, be it by luck."""
+        return any(traffic.seen > (1 + LOAD_CHANGE) * traffic.usual_hz * span_s for traffic in self.traffic.values())
 
     def surged(self, now_ns: int) -> bool:
         """Whether any instance has lately got more requests than its usual load explains."""
@@ -116,10 +123,14 @@ class Demand:
         return Slo(quantile, limit_s, self._config.slo_window_s) if limit_s else None
 
 
-def load_changed(usual_hz: float, seen: int, span_s: float) -> bool:
-    """Whether the load differs by more than a fifth, and by more than Poisson luck (four deviations) explains."""
+def load_changed(usual_hz: float, seen: int, span_s: float, known: float = math.inf) -> bool:
+    """Whether the load differs by more than a fifth, and by more than Poisson luck (four deviations) explains.
+
+    `known` is the number of arrivals that `usual_hz` was counted from, which had a luck of its own.
+    """
     usual = usual_hz * span_s
-    return abs(seen - usual) > max(LOAD_CHANGE * usual, 4.0 * math.sqrt(usual))
+    luck = math.sqrt(usual + usual**2 / known) if known else math.inf
+    return abs(seen - usual) > max(LOAD_CHANGE * usual, 4.0 * luck)
 
 
 def surged(traffic: Traffic, now_s: float) -> bool:

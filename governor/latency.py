@@ -16,7 +16,7 @@ from itertools import pairwise
 from predictor.queueing import ServiceTimes, quantile, replay
 from telemetry.instance_page import Sample, Status
 
-from .guard import Slo
+from .guard import Slo, Verdict, judge
 from .joules import SEGMENT_S
 from .sequential import half_width, sure_to_break
 
@@ -127,6 +127,16 @@ def busy_at_load(window: ModelWindow) -> Busy:
         sum(batch.service_s for batch in rows) / sum(batch.batch for batch in rows) for rows in _segments(batches)
     ]
     return Busy(window.rate_hz * service_s, window.rate_hz * half_width(each_s))
+
+
+def is_broken(window: ModelWindow, begin_s: float, end_s: float) -> bool:
+    """Whether the requests seen since `begin_s` break the promise itself over its last window, or are sure to."""
+    if end_s - begin_s >= window.slo.window_s:
+        latest = [sample for sample in window.samples if sample.end_ns / 1e9 >= end_s - window.slo.window_s]
+        lost = sum(sample.end_ns / 1e9 >= end_s - window.slo.window_s for sample in window.lost)
+        if judge([sample.latency_s for sample in latest], lost, window.slo) is Verdict.BROKEN:
+            return True
+    return sure_to_be_late(window, begin_s, end_s)
 
 
 def sure_to_be_late(window: ModelWindow, begin_s: float, end_s: float) -> bool:

@@ -16,7 +16,7 @@ from .demand import Demand
 from .hand import Hand
 from .points import Point
 from .reader import Snapshot
-from .trial import Evidence, Invalid, TrialRecord
+from .trial import Evidence, Invalid, TrialRecord, Violated
 from .window import Window, board_of
 
 SETTLE_S = 0.17
@@ -82,14 +82,19 @@ class Measurement:
         enough = window.may_end and standing.known and not window.in_doubt
         if not (hopeless or enough) and window.may_go_on:
             return None
+        return self._conclude(now, window, hopeless)
+
+    def _conclude(self, now: Snapshot, window: Window, hopeless: bool) -> Concluded:
         if self._demand.changed(window.span_s) or (hopeless and self._demand.surged(now.now_ns)):
             self._demand.forget()
             return self._invalid("load")
-        return self._invalid("window") if window.in_doubt and not hopeless else self._concluded(window, hopeless)
-
-    def _concluded(self, window: Window, broken: bool) -> Concluded:
-        evidence = window.evidence(self._demand, self._limits, broken=broken)
+        if window.in_doubt and not hopeless:
+            return self._invalid("window")
+        evidence = window.evidence(self._demand, self._limits, broken=hopeless).bounded()
         record = evidence.record(self.point)
+        # A point is never blamed for more than its usual load, be it luck: it has to miss under no more than that.
+        if isinstance(record.outcome, Violated) and self._demand.busier(window.span_s):
+            return self._invalid("load")
         return record, None if isinstance(record.outcome, Invalid) else evidence
 
     def _invalid(self, reason: str) -> Concluded:

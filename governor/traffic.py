@@ -29,7 +29,7 @@ class Traffic:
         self.in_flight = 0
         self.oldest_arrival_ns = 0
         self._waiting_at_mark = 0
-        self._usual_hz = 0.0
+        self._usual_hz, self._usual_known = 0.0, 0
 
     def add(self, view: InstanceView) -> None:
         """Take in what finished since the view before."""
@@ -41,7 +41,7 @@ class Traffic:
 
     def mark(self) -> None:
         """Begin a new window."""
-        self._usual_hz = self.rate_hz
+        self._usual_hz, self._usual_known = self.rate_hz, len(self._arrivals_s)
         self._waiting_at_mark = self.in_flight
         self._since.clear()
 
@@ -88,6 +88,11 @@ class Traffic:
     def usual_hz(self) -> float:
         """Requests per second offered before the window, over all of the run if that is not known."""
         return self._usual_hz or self.rate_hz
+
+    @property
+    def usual_known(self) -> int:
+        """How many arrivals say so."""
+        return self._usual_known if self._usual_hz else len(self._arrivals_s)
 
     def arrived_since(self, at_s: float) -> int:
         """Requests that arrived since then, answered or not; not later than the oldest one in flight did."""

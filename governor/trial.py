@@ -11,7 +11,7 @@ from predictor.queueing import quantile
 
 from .joules import Joules, Tick, energy_per_request
 from .latency import HOPELESS as HOPELESS
-from .latency import ModelWindow, busy_at_load, latency_at_load_s
+from .latency import ModelWindow, busy_at_load, latency_at_load_s, latency_bounds
 from .latency import surprise as surprise
 
 BEYOND = 1.1
@@ -103,7 +103,7 @@ class Evidence:
         requests = sum(len(model.samples) for model in models)
         span_s = self.ticks[-1].at_s - self.ticks[0].at_s if len(self.ticks) > 1 else 0.0
         try:
-            joules = self._joules(models)
+            joules = self.joules()
             shares = [latency_at_load_s(model) / model.slo.limit_s for model in models]
         except ValueError:
             return TrialRecord(point, Invalid("idle"), window_s=span_s, requests=requests)
@@ -130,8 +130,16 @@ class Evidence:
             width,
         )
 
-    def _joules(self, models: Sequence[ModelWindow]) -> Joules:
-        """Joules per request when every model's load is the long-run one, and others' on the board are as they were."""
+    def bounded(self) -> Evidence:
+        """The same evidence with what it leaves open of the latencies."""
+        return replace(self, models={name: latency_bounds(window) for name, window in self.models.items()})
+
+    def joules(self) -> Joules:
+        """Joules per request when every model's load is the long-run one, and others' on the board are as they were.
+
+        Raises `ValueError` if there was no time, or a model was not served.
+        """
+        models = list(self.models.values())
         busy = [busy_at_load(model) for model in models]
         span_s = self.ticks[-1].at_s - self.ticks[0].at_s if self.ticks else 0.0
         if span_s <= 0:

@@ -10,7 +10,7 @@ from telemetry.board_page import BoardReading
 
 from .demand import Demand
 from .joules import SEGMENT_S, Tick
-from .latency import latency_bounds, sure_to_be_late
+from .latency import is_broken
 from .reader import Snapshot
 from .trial import Evidence, TrialRecord
 from .trust import WINDOWS, energy_error_j, frozen, still, throttled, too_short, unread
@@ -91,20 +91,27 @@ class Window:
         """What it knows; looked at anew as it grows, the longer it is the less often."""
         if self.span_s >= self._look_s:
             self._look_s = self.span_s + max(SEGMENT_S, self.span_s / LOOKS)
-            evidence = self.evidence(demand, limits)
-            enough = demand.known and known(evidence.record({}), next(iter(evidence.models.values())).slo.limit_s)
             begin_s, end_s = self._ticks[0].at_s, self._ticks[-1].at_s
-            broken = any(sure_to_be_late(model, begin_s, end_s) for model in evidence.models.values())
-            self._standing = Standing(enough, broken)
+            broken = any(is_broken(model, begin_s, end_s) for model in demand.windows(limits).values())
+            self._standing = Standing(self.may_end and demand.known and self._knows(demand, limits), broken)
         return self._standing
 
     def evidence(self, demand: Demand, limits: Mapping[str, int], *, broken: bool = False) -> Evidence:
         """What the window held, with the batch limits by instance that were in force."""
         error_j = energy_error_j(self._ticks, self._board.averaging_s)
         brief = self._board.brief_throttles - self._begin.brief_throttles
-        models = {name: latency_bounds(model) for name, model in demand.windows(limits).items()}
         trusted = error_j, brief, self._board.averaging_s, broken
-        return Evidence(tuple(self._ticks), models, demand.failed, *trusted)
+        return Evidence(tuple(self._ticks), demand.windows(limits), demand.failed, *trusted)
+
+    def _knows(self, demand: Demand, limits: Mapping[str, int]) -> bool:
+        """Joules first: replaying latencies costs far more."""
+        evidence = self.evidence(demand, limits)
+        try:
+            if evidence.joules().half_width > ENERGY:
+                return False
+        except ValueError:
+            return False
+        return known(evidence.bounded().record({}), next(iter(evidence.models.values())).slo.limit_s)
 
 
 def known(record: TrialRecord, limit_s: float) -> bool:

@@ -195,7 +195,7 @@ def test_an_objective_out_of_reach_gets_the_fastest_point(tmp_path: Path) -> Non
         device.until_phase(Phase.HOLDING)
         assert device.status.best is None
         assert device.world.board.point == FASTEST
-        assert set(device.outcomes) == {"violated"}
+        assert {"violated"} <= set(device.outcomes) <= {"violated", "load"}
         assert len(device.outcomes) < 15
         device.run(60)
         assert device.status.phase is Phase.HOLDING
