@@ -16,60 +16,32 @@ import logging
 from dataclasses import replace
 
 from .afterheat import AfterHeat
-from .allowance import Allowance
 from .demand import Demand
-from .drift import Drift
-from .holding import Finding, Holding, hottest
-from .latency import HOPELESS
-from .lessons import load_of, other_load
+from .holding import hottest
+from .keeping import DRAIN_S, Keeper
 from .measurement import Measurement
-from .points import Point, Proposal
+from .points import Point
 from .reader import Snapshot
-from .requests import LATER, Means, Requests
-from .setbacks import Backoff
+from .requests import LATER, Means
 from .status import Phase
-from .thoughts import Thoughts
 from .trial import REQUEST_FAILED, TRAFFIC, Evidence, Feasible, Invalid, TrialRecord, Violated
 from .trust import BLIND_S, SAFE_S
 from .tuning import Tuning
-from .watch import Watch
 from .window import board_of
 
 LATER_S = 1.0
-DRAIN_S = 60.0
-"""How long the fastest point may take to work off a backlog before the next trial begins all the same."""
-INSISTS_S = 300.0
-"""A search that had nothing to try but points that broke the objective is asked again after so long."""
-LONGEST_S = 3600.0
 
 log = logging.getLogger("teg.governor")
 
 
-class Course:
+class Course(Keeper):
     """One tuning's way through the phases. Once `over` says why, the governor has to start over."""
 
     def __init__(self, means: Means, tuning: Tuning, demand: Demand) -> None:
-        self.tuning = tuning
-        self.over = ""
-        self._config, self._hand, self._status, self._clock = means.config, means.hand, means.status, means.clock
-        self._requests = Requests(means, tuning)
-        self._demand = demand
-        self._thoughts = Thoughts(means.executor, means.status, means.clock)
-        self._allowance = Allowance(demand.slos, means.config.breach_share, means.clock())
-        self._watch = Watch(demand.slos)
-        self._reopenings = Backoff(means.config.reopen_s, LONGEST_S)
-        self._reopen_s = self._until_s = 0.0
-        """When the search may be opened again; when the phase is over."""
+        super().__init__(means, tuning, demand)
         self._trial: Measurement | None = None
-        self._holding: Holding | None = None
         self._repeated = False
         self._heat = AfterHeat()
-        self._celsius: list[float] = []
-        """The temperatures of the trials."""
-        self._tried_hz: dict[str, float] = {}
-        """The load by instance for which they chose the point held."""
-        self._load_broke = False
-        """Whether a hold broke because its load is no longer what it was."""
         self._think()
         self._enter(Phase.PROPOSING, DRAIN_S)
 
@@ -138,63 +110,6 @@ class Course:
             self._status.best, self._status.paused = proposal.best, False
             self._try(proposal.next)
 
-    def _hold(self, now: Snapshot) -> None:
-        """Keep the best point; step back to the fastest one when a window, or a hopeless wait, breaks the objective."""
-        if self._holding is None:
-            raise ValueError("nothing is held")
-        overloaded = self._demand.waits(now.now_ns, HOPELESS) and self._status.best is not None
-        plain = self._watch.broken and self._status.best is not None
-        if not (self._holding.over or overloaded or plain):
-            return
-        if self._requests.found_again():
-            self.over = "knobs"
-            return
-        finding = self._holding.close(now)
-        self._count(finding)
-        if (finding.broken or overloaded or plain) and self._status.best is not None:
-            self._broken(finding, HOPELESS if overloaded else finding.share_of_limit)
-        elif finding.changed and self._may_reopen:
-            self._reopen(finding.changed)
-        elif self._status.paused and self._allowance.wait_s <= 0 and self._clock() >= self._until_s:
-            self._go_on()
-
-    def _broken(self, finding: Finding, share_of_limit: float) -> None:
-        """What was held broke the objective: back to the fastest point. If the load changed, it is not to blame."""
-        point, best, load_hz = self._status.point, self._status.best, self._load_hz
-        if finding.load_differs or best is None:
-            self._load_broke = True
-            lesson = TrialRecord(point, Invalid("load"))
-            self._status.fault("load", f"the objective was broken at {point} under another load")
-        else:
-            limit_s = self.tuning.slo_s
-            lesson = TrialRecord(point, Violated(), best.energy_j, max(share_of_limit, 1.01) * limit_s)
-            self._status.fault("objective", f"broken at {point}: back to the fastest point")
-        self.tuning.finish(lesson, self._clock(), load_hz=load_hz)
-        self._thoughts.drop()
-        self._cool_at(self.tuning.fastest(), self._config.cooldown_s)
-
-    def _cool(self, now: Snapshot) -> None:
-        fastest = self.tuning.fastest()
-        if self._hand.point is not None and self._status.point != fastest and self._demand.waits(now.now_ns, HOPELESS):
-            self._requests.hold(fastest)
-        self._guard()
-        if self._clock() < self._until_s:
-            return
-        self._load_broke &= other_load(self._tried_hz, self._demand.arrivals_s)
-        if self._load_broke and self._may_reopen:
-            self._reopen("load")
-        else:
-            self._go_on()
-        self._load_broke = False
-
-    def _guard(self) -> None:
-        """Leave a point that plainly breaks its promise between trials."""
-        point = self._status.point
-        if self._watch.broken and self._hand.point is not None and not self.tuning.is_fastest(point):
-            self.tuning.lessons.avoid(point, self._clock())
-            self._status.fault("objective", f"broken at {point}, kept between trials")
-            self._requests.hold(self.tuning.fastest())
-
     def _try(self, point: Point) -> None:
         reason = self._requests.attempt(point)
         if reason is None:
@@ -206,31 +121,6 @@ class Course:
             self._enter(Phase.COOLING, LATER_S)
         else:
             self._finish(TrialRecord(point, Invalid(reason)))
-
-    def _hold_best(self, proposal: Proposal, now: Snapshot) -> None:
-        """Hold the best point for good, or until more may be tried."""
-        status, best = self._status, proposal.best
-        status.best, status.verdict, status.nothing_to_tune = best, proposal.verdict, not self.tuning.knobs
-        status.paused = proposal.insists or proposal.next is not None
-        if proposal.verdict:
-            log.warning("%s", proposal.verdict)
-        point = best.point if best else self.tuning.fastest()
-        if best is None:
-            self._requests.hold(point)
-        elif (reason := self._requests.attempt(point)) is not None:
-            self._not_held(reason)
-            return
-        else:
-            self._requests.followed()
-        self.tuning.history.note("hold", self._clock(), point=point, feasible=best is not None)
-        self._save()
-        self._tried_hz = self._tried_hz or self._load_hz
-        celsius = sum(self._celsius) / len(self._celsius) if self._celsius else None
-        drift = Drift(self._tried_hz, celsius)
-        self._holding = Holding(self._demand, drift, self._clock, self._config.slo_window_s, now)
-        self._enter(Phase.HOLDING, INSISTS_S if proposal.insists else 0.0)
-        if status.paused:
-            status.detail = "until more may be tried"
 
     def _finish(self, record: TrialRecord, evidence: Evidence | None = None) -> None:
         """Write the trial down, learn from it, go on; an invalid one is repeated once."""
@@ -289,71 +179,3 @@ class Course:
             if status.phase is Phase.HOLDING:
                 self._enter(Phase.COOLING, 0.0)
         return True
-
-    def _give_up(self, reason: str) -> None:
-        self._requests.give_up(reason)
-        self._enter(Phase.COOLING, self._config.cooldown_s)
-
-    def _not_held(self, reason: str) -> None:
-        """The best point could not be had; it is asked for again after the cool-down."""
-        if reason == LATER:
-            self._enter(Phase.COOLING, self._config.cooldown_s)
-            return
-        self._status.fault(reason, f"the best point cannot be held: {self._status.best}")
-        if self._requests.enough(reason):
-            self._give_up(reason)
-        else:
-            self._cool_at(self.tuning.fastest(), self._config.cooldown_s)
-
-    @property
-    def _may_reopen(self) -> bool:
-        return bool(self.tuning.knobs) and self._clock() >= self._reopen_s
-
-    def _reopen(self, why: str) -> None:
-        """Search again, from what was learnt; the point held stays meanwhile."""
-        self._reopen_s = self._clock() + self._reopenings.next_s(self._clock())
-        self.tuning.reopen(why, self._clock())
-        self._celsius.clear()
-        self._tried_hz = {}
-        self._think()
-        self._enter(Phase.PROPOSING, DRAIN_S)
-
-    def _cool_at(self, point: Point, for_s: float) -> None:
-        self._requests.hold(point)
-        self._enter(Phase.COOLING, for_s)
-
-    def _go_on(self) -> None:
-        """Try what is to be repeated, else let the search think."""
-        if not self._thoughts.any:
-            self._think()
-        self._enter(Phase.PROPOSING, DRAIN_S)
-
-    def _plan(self, point: Point) -> None:
-        """Try this point next."""
-        self._thoughts.plan(point, self._status.best)
-
-    def _think(self) -> None:
-        self._thoughts.begin(self.tuning.propose, self._demand.arrivals_s, self._clock())
-
-    def _save(self) -> None:
-        """Keep the surface for later tunings; they do without if that fails."""
-        try:
-            self.tuning.save(self._demand.arrivals_s)
-        except OSError as error:
-            self._status.fault("surface", f"what was measured could not be kept: {error}")
-
-    @property
-    def _load_hz(self) -> dict[str, float]:
-        return load_of(self._demand.arrivals_s)
-
-    def _count(self, finding: Finding) -> None:
-        """Count the verdicts on a window that was held."""
-        for name, verdict in finding.verdicts.items():
-            model = self.tuning.instances[name].model
-            self._status.windows[model, verdict.value] += 1
-            if (latency_s := finding.latency_s[name]) is not None:
-                self._status.latency_s[model] = latency_s
-
-    def _enter(self, phase: Phase, for_s: float) -> None:
-        self._status.phase, self._status.detail = phase, ""
-        self._until_s = self._clock() + for_s

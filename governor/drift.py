@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .demand import load_changed
+from .demand import LOAD_CHANGE, load_changed
 
 LASTING = 2
 """Looks in a row that make a change a lasting one."""
@@ -49,6 +49,14 @@ class Drift:
         """Whether the load of any instance is another one, by more than a fifth and more than luck."""
         return any(
             load_changed(self.load_hz[name], offered, look.span_s)
+            for name, offered in look.offered.items()
+            if name in self.load_hz
+        )
+
+    def crowded(self, look: Look) -> bool:
+        """Whether any instance was asked for a fifth more or above, be it by luck: the load may have broken it."""
+        return any(
+            offered > (1 + LOAD_CHANGE) * self.load_hz[name] * look.span_s
             for name, offered in look.offered.items()
             if name in self.load_hz
         )

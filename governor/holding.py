@@ -27,6 +27,8 @@ class Finding:
     latency_s: dict[str, float | None]
     share_of_limit: float
     load_differs: bool
+    crowded: bool
+    """Whether more was asked for than usual, be it by luck."""
     changed: str
 
     @property
@@ -61,6 +63,7 @@ class Holding:
             {name: traffic.quantile_s for name, traffic in self._demand.traffic.items()},
             self._demand.share_of_limit,
             self._drift.load_differs(look),
+            self._drift.crowded(look),
             self._drift.changed(look),
         )
         if finding.load_differs != self._other_load:
