@@ -149,8 +149,10 @@ class Tuning:
         return {name: values[-1] for name, values in self.knobs.items() if not is_batch(name)}
 
     def is_fastest(self, point: Mapping[str, float]) -> bool:
-        """Whether no clock could be higher, whatever the batch limits."""
-        return self.clocks(point) == self.clocks(self.fastest())
+        """Whether no clock could be higher, and every batch limit is the model's own."""
+        fastest = self.fastest()
+        same_limits = self.batch_limits(point) == self.batch_limits(fastest)
+        return same_limits and self.clocks(point) == self.clocks(fastest)
 
     def cooler(self, point: Mapping[str, float]) -> Point:
         """Where to cool down from this point: the cheapest feasible one with no clock above it, else itself."""
