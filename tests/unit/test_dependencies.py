@@ -26,6 +26,7 @@ MODULES = {
     "nvidia-pytriton": "pytriton",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "optuna": "optuna",
     "ortools": "ortools.sat.python.cp_model",
     "prometheus-client": "prometheus_client",
     "protobuf": "google.protobuf",
@@ -81,7 +82,7 @@ def declared() -> dict[str, Requirement]:
 
 def run(code: str) -> None:
     # Some of these packages warn about one another's future on import; what counts here is that they work.
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert child.returncode == 0, child.stderr
 
 
