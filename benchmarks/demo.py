@@ -79,7 +79,7 @@ def main() -> int:
         baseline = measure_baseline(stack, plan, table, oracle, slack, MAX_BATCH)
         oracle = loaded(oracle, baseline)
         endless = dataclasses.replace(plan, arrivals_s=chained(parts, 20))
-        options = ("--trials", str(TRIALS), "--trial-s", str(TRIAL_S))
+        options = ("--trials", str(TRIALS), "--trial-s", str(TRIAL_S), "--breach-share", "1")
         found = tune(stack, endless, baseline.slo_s, folder / "state", options)
         tuned = setting_of(found.best or {}, table, MAX_BATCH)
         say(f"measuring baseline and tuned in {ROUNDS} interleaved rounds")
