@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from governor.exporter import RETRY_S, Exporter
+from governor.exporter import RETRY_S, Exporter, governor_rows
 from governor.guard import Slo
 from governor.points import Best
 from governor.status import Phase, Status
@@ -91,6 +91,15 @@ def test_what_is_not_known_is_not_shown() -> None:
     finally:
         exporter.close()
     assert lines == ["teg_governor_up 0.0"]
+
+
+def test_with_several_models_none_takes_a_larger_share_of_its_limit() -> None:
+    """The best latency is that of the model nearest its limit, told in the first one's seconds."""
+    status = full_status()
+    status.slos["bert_mini"] = Slo(0.95, 0.2)
+    assert governor_rows(status)["teg_best_latency_seconds"] == [
+        (("resnet18",), pytest.approx(0.031)), (("bert_mini",), pytest.approx(0.124))
+    ]  # fmt: skip
 
 
 def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
