@@ -33,11 +33,12 @@ from governor.in_turn import InTurn
 from telemetry.rundir import RunDir
 folder = Path(sys.argv[1])
 settings = {"knobs": ("gpu_hz", "emc_hz"), "trials": 60, "trial_s": 2.0, "cooldown_s": 3.0, "metrics_port": 0}
+settings |= {"breach_share": 1.0, "slo_window_s": 2.0}
 sys.exit(govern(Config(folder, folder / "state", **settings), RunDir(folder), InTurn))
 """
 PATIENCE_S = 60.0
 """Bounds a failure and promises nothing."""
-STALLS = {"clockd", "clocks", "window", "energy", "refused"}
+STALLS = {"clockd", "clocks", "window", "energy", "refused", "objective", "load", "fit"}
 """What a host does to trials and leases when it stalls for seconds, whatever the board does."""
 RATE_HZ, SERVICE_S = 20.0, 0.012
 
