@@ -44,15 +44,15 @@ class Watch:
                 self._look(view, slo)
 
     def _look(self, view: InstanceView, slo: Slo) -> None:
-        recent, seen_late = self._recent[view.info.instance], False
+        recent = self._recent[view.info.instance]
         for sample in view.samples:
             failed = sample.status in FAILURES
-            if sample.arrival_ns >= 1e9 * self._since_s and (failed or sample.status is Status.OK):
-                late = failed or sample.latency_s > slo.limit_s
-                recent.append((sample.end_ns, late))
-                seen_late |= late
-        while recent and recent[0][0] <= recent[-1][0] - 1e9 * slo.window_s:
-            recent.popleft()
-        if seen_late and len(recent) >= ENOUGH:
-            late_count = sum(late for _, late in recent)
-            self.broken |= chance_of_late(late_count, len(recent), 1 - slo.quantile) < PLAIN
+            if sample.arrival_ns < 1e9 * self._since_s or not (failed or sample.status is Status.OK):
+                continue
+            late = failed or sample.latency_s > slo.limit_s
+            recent.append((sample.end_ns, late))
+            while recent[0][0] <= sample.end_ns - 1e9 * slo.window_s:
+                recent.popleft()
+            if late and len(recent) >= ENOUGH:
+                late_count = sum(late for _, late in recent)
+                self.broken |= chance_of_late(late_count, len(recent), 1 - slo.quantile) < PLAIN

@@ -169,7 +169,7 @@ def test_a_late_thought_is_counted_and_what_is_kept_is_judged(tmp_path: Path) ->
     class Slow(InTurn):
         def ask(self) -> dict[str, float] | None:
             if len(self.told) == 1:
-                thought.wait(30)
+                thought.wait(240)
             return {"gpu_hz": 612e6, "batch": 8.0} if not self.told else super().ask()
 
     world, settings = simulation(), config(tmp_path, trials=2)

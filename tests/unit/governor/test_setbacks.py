@@ -394,7 +394,7 @@ def test_ticks_go_on_while_the_search_thinks(tmp_path: Path) -> None:
     class Slow(InTurn):
         def ask(self) -> dict[str, float] | None:
             if self.told:
-                thought.wait(30)
+                thought.wait(240)
             return super().ask()
 
     world, settings = simulation(), config(tmp_path, trials=2)
