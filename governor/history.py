@@ -113,7 +113,7 @@ class History:
                 continue
             kind = row.get("kind")
             if kind == "trial":
-                found.append(Logged(from_json(row), seconds(row.get("at_s")), _load(row.get("load_hz"))))
+                found.append(Logged(from_json(row), seconds(row.get("at_s")), load_of_row(row)))
             elif kind == AFRESH:
                 found.clear()
             elif kind == RETRACT and found:
@@ -212,11 +212,11 @@ def seconds(value: Any) -> float:
     return float(value) if is_number(value) and value < 1e12 else 0.0
 
 
-def _load(value: Any) -> dict[str, float]:
-    """A load by instance; empty if it is none of ours."""
+def load_of_row(row: Mapping[str, Any]) -> dict[str, float]:
+    """The load by instance at which a trial was judged; empty if that is not known."""
     try:
-        return {str(name): positive(rate_hz) for name, rate_hz in value.items()}
-    except (TypeError, ValueError, AttributeError, OverflowError):
+        return {str(name): positive(rate_hz) for name, rate_hz in row["load_hz"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return {}
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from boards.clocks import KNOBS, ClockPoint, ClockTable
 
@@ -77,6 +77,14 @@ class Searcher(Protocol):
     def best(self) -> Best | None:
         """The best point so far."""
         ...
+
+
+@runtime_checkable
+class KnowsLoad(Protocol):
+    """A search to which the load matters."""
+
+    rate_hz: float | None
+    """Requests per second offered to the whole board; told anew, before the trials are, as it is known better."""
 
 
 class MakeSearch(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .guard import Slo
-from .history import AFRESH, HOLD, REOPEN, RETRACT, Subject, from_json, positive, seconds, sound_rows
+from .history import AFRESH, HOLD, REOPEN, RETRACT, Subject, from_json, load_of_row, positive, seconds, sound_rows
 from .trial import TrialRecord
 
 
@@ -44,6 +44,8 @@ class SubjectLog:
     """When each trial ended, on CLOCK_MONOTONIC of its boot."""
     holds: tuple[Hold, ...]
     reopenings: tuple[Reopening, ...]
+    rate_hz: float | None = None
+    """Requests per second offered to the board when the last trial was judged, None if nobody wrote it down."""
 
     @property
     def since_reopening(self) -> tuple[TrialRecord, ...]:
@@ -77,12 +79,14 @@ def _subject_log(rows: Sequence[Mapping[str, Any]]) -> SubjectLog | None:
     ends_s: list[float] = []
     holds: list[Hold] = []
     reopenings: list[Reopening] = []
+    rate_hz = 0.0
     for row in rows:
         at_s = seconds(row.get("at_s"))
         kind = row["kind"]
         if kind == "trial":
             trials.append(from_json(row))
             ends_s.append(at_s)
+            rate_hz = sum(load_of_row(row).values()) or rate_hz
         elif kind == RETRACT and trials:
             trials[-1] = trials[-1].invalidated(str(row.get("reason")))
         elif kind == AFRESH:
@@ -92,7 +96,8 @@ def _subject_log(rows: Sequence[Mapping[str, Any]]) -> SubjectLog | None:
             holds.append(Hold(len(trials), at_s, point, row.get("feasible") is True))
         elif kind == REOPEN:
             reopenings.append(Reopening(len(trials), at_s, str(row.get("why"))))
-    return SubjectLog(rows[0]["subject"], subjects[-1], tuple(trials), tuple(ends_s), tuple(holds), tuple(reopenings))
+    found = tuple(trials), tuple(ends_s), tuple(holds), tuple(reopenings)
+    return SubjectLog(rows[0]["subject"], subjects[-1], *found, rate_hz or None)
 
 
 def _subject(row: Mapping[str, Any]) -> Subject | None:

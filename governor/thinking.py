@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from .errors import Infeasible, UnknownPoint
-from .lessons import Lessons, measured
-from .points import Best, Point, Proposal, Searcher, Table, project
+from .lessons import Lessons, load_of, measured
+from .points import Best, KnowsLoad, Point, Proposal, Searcher, Table, project
 from .trial import TrialRecord
 
 ASKS = 5
@@ -44,6 +44,8 @@ class Thinking:
         if self._lessons.outdate(arrivals_s) or self._search is None:
             self._search, moved = self._made(priors()), True
         if moved:
+            if isinstance(self._search, KnowsLoad):
+                self._search.rate_hz = sum(load_of(arrivals_s).values()) or None
             self.tell_all()
         best = self._allowed(self._search.best(), now_s)
         if left() <= 0:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device import TICK_S, Device, config, rehearsed, scale, simulation
+from device import TICK_S, Device, config, info, rehearsed, scale, simulation
 
 from governor.drift import ENERGY_REQUESTS, Drift, Look
 from governor.history import FILE
 from governor.in_turn import InTurn
+from governor.simulation import SimulatedModel
 from governor.status import Phase
 from governor.subjects import read_subjects
 from governor.surface_store import SurfaceStore
@@ -201,6 +202,28 @@ def test_what_one_model_measured_is_the_prior_of_the_next(tmp_path: Path) -> Non
         with rehearsed(world, replace(settings, fresh=fresh)) as (device, searches):
             device.until(lambda searches=searches: searches)  # type: ignore[misc]
             assert [len(table["energy_j"]) for table in searches[0].prior] == ([] if fresh else [3])
+
+
+def test_a_search_to_which_the_load_matters_is_told_it(tmp_path: Path) -> None:
+    """Of all models together, and again as it is known better."""
+    told: list[float] = []
+
+    class Loaded(InTurn):
+        @property
+        def rate_hz(self) -> float | None:
+            return told[-1] if told else None
+
+        @rate_hz.setter
+        def rate_hz(self, rate_hz: float | None) -> None:
+            told.append(rate_hz or 0.0)
+
+    world = simulation(8.0)
+    world.models.append(SimulatedModel(info("bert_mini", slo_s=0.2), 4.0))
+    device = Device(world, config(tmp_path, trials=6), Loaded)
+    device.until_phase(Phase.HOLDING)
+    assert len(set(told)) >= 2
+    assert told[-1] == pytest.approx(12.0, rel=0.25)
+    device.governor.close()
 
 
 def test_a_store_that_cannot_be_used_stops_nothing(tmp_path: Path) -> None:

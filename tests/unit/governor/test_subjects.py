@@ -31,7 +31,7 @@ def written(folder: Path) -> Path:
         history.add(record(HIGH), 10.0)
         history.note(HOLD, 11.0, point=HIGH, feasible=True)
         history.note(REOPEN, 12.0, why="load")
-        history.add(record(LOW), 13.0)
+        history.add(record(LOW), 13.0, {"a": 5.0, "b": 7.0})
         history.close()
     return folder / FILE
 
@@ -47,6 +47,7 @@ def test_subjects_come_with_all_that_was_written_of_them(tmp_path: Path) -> None
     assert subject.holds == (Hold(1, 11.0, HIGH, True), Hold(3, 11.0, HIGH, True))
     assert subject.reopenings == (Reopening(1, 12.0, "load"), Reopening(3, 12.0, "load"))
     assert subject.since_reopening == (record(LOW),)
+    assert subject.rate_hz == 12.0
 
 
 def test_what_is_retracted_is_invalid_and_what_was_before_a_fresh_start_is_gone(tmp_path: Path) -> None:
