@@ -96,8 +96,15 @@ def _subject_log(rows: Sequence[Mapping[str, Any]]) -> SubjectLog | None:
             holds.append(Hold(len(trials), at_s, point, row.get("feasible") is True))
         elif kind == REOPEN:
             reopenings.append(Reopening(len(trials), at_s, str(row.get("why"))))
-    found = tuple(trials), tuple(ends_s), tuple(holds), tuple(reopenings)
-    return SubjectLog(rows[0]["subject"], subjects[-1], *found, rate_hz or None)
+    return SubjectLog(
+        rows[0]["subject"],
+        subjects[-1],
+        tuple(trials),
+        tuple(ends_s),
+        tuple(holds),
+        tuple(reopenings),
+        rate_hz or None,
+    )
 
 
 def _subject(row: Mapping[str, Any]) -> Subject | None:
