@@ -21,7 +21,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = folder / "repository"
     repository.mkdir()
     triton_repo.build(repository)
-    with TritonServer(repository, run_dir=folder / "run", log_path=folder / "log", strict=False) as running:
+    with TritonServer(
+        repository, run_dir=folder / "run", log_path=folder / "log", strict=False, ready_s=240.0
+    ) as running:
         yield running
 
 

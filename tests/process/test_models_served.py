@@ -25,7 +25,9 @@ SERVED = ["digits_cnn", "digits_cnn_onnx", "efficientnet_b0", "resnet18", "bert_
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     folder = tmp_path_factory.mktemp("examples")
-    with TritonServer(packaged_repository(), models=SERVED, run_dir=folder / "run", log_path=folder / "log") as server:
+    with TritonServer(
+        packaged_repository(), models=SERVED, run_dir=folder / "run", log_path=folder / "log", ready_s=240.0
+    ) as server:
         yield server
 
 

@@ -59,7 +59,7 @@ def test_run_without_clockd_waits_and_ends_when_told(tmp_path: Path, eventually:
             mask = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
             return bool(int(mask.split()[1], 16) & caught)
 
-        eventually(handles, 90)
+        eventually(handles, 240)
         assert governor.poll() is None
         governor.send_signal(signal.SIGINT)
         assert governor.wait(60) == 0
