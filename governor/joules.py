@@ -9,6 +9,7 @@ shows the mean over the past is compared with a busy share averaged in the same 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,8 +59,9 @@ def energy_per_request(
     line = power_line(ticks, averaging_s)
     power_w = line.at(min(1.0, busy))
     missed_w = (ticks[-1].error_j - ticks[0].error_j) / (ticks[-1].at_s - ticks[0].at_s)
-    known_w = line.half_width(busy) + missed_w
-    half_width_w = known_w + line.slope * busy_half_width if line.slope else known_w
+    # of one another they know nothing, and add up in squares
+    busy_w = line.slope * busy_half_width if line.slope else 0.0
+    half_width_w = math.hypot(line.half_width(busy), busy_w, missed_w)
     return Joules(power_w / rate_hz, half_width_w / power_w if power_w > 0 else 0.0)
 
 

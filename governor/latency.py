@@ -97,13 +97,16 @@ def latency_at_load_s(window: ModelWindow) -> float:
 
 
 def latency_bounds(window: ModelWindow) -> ModelWindow:
-    """The window with what its service times leave open of the quantile, on the latest of the arrivals."""
+    """The window with what its service times leave open of the quantile, on the latest of the arrivals.
+
+    That is how long a batch takes, and what larger batches than any seen would save.
+    """
     doubt = half_width(_paces(window.samples))
     if not doubt < 1:
         return window
     latest_s, services = window.arrivals_s[-LATEST:], service_times(window.samples)
     low_s, usual_s, high_s = (
-        _replayed_s(window, latest_s, services.stretched(stretch)) for stretch in (1 - doubt, 1.0, 1 + doubt)
+        _replayed_s(window, latest_s, services.stretched(1 + lean * doubt, lean)) for lean in (-1, 0, 1)
     )
     return replace(window, bounds=(low_s / usual_s, high_s / usual_s))
 

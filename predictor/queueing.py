@@ -25,6 +25,8 @@ class ServiceTimes:
     seconds: Mapping[int, tuple[float, ...]]
     turnaround_s: float = 0.0
     """From the end of one batch to the start of the next, when requests wait."""
+    lean: int = 0
+    """What to think of other sizes if only one was seen: 0 that batching saves nothing, -1 the best, 1 the worst."""
 
     def __post_init__(self) -> None:
         if not any(self.seconds.values()):
@@ -32,10 +34,10 @@ class ServiceTimes:
         if any(time_s <= 0 for times in self.seconds.values() for time_s in times):
             raise ValueError("service times must be positive")
 
-    def stretched(self, times: float) -> ServiceTimes:
-        """The same if everything took `times` as long."""
+    def stretched(self, times: float, lean: int = 0) -> ServiceTimes:
+        """The same if everything took `times` as long, and other sizes were what `lean` says."""
         seconds = {size: tuple(times * time_s for time_s in seen) for size, seen in self.seconds.items()}
-        return ServiceTimes(seconds, times * self.turnaround_s)
+        return ServiceTimes(seconds, times * self.turnaround_s, lean)
 
     def mean_s(self, batch: int) -> float:
         """Mean seconds of one batch of this size: measured, or on the line through the nearest two sizes measured."""
@@ -45,7 +47,8 @@ class ServiceTimes:
         near, *others = sorted(means, key=lambda size: abs(size - batch))
         if not others:
             # One size only: nothing is known of what batching saves, so claim that it saves nothing.
-            return means[near] * batch / near
+            alike, apart = means[near], means[near] * batch / near
+            return {-1: min(alike, apart), 0: apart, 1: max(alike, apart)}[self.lean]
         other = others[0]
         slope = (means[other] - means[near]) / (other - near)
         return max(means[near] + max(slope, 0.0) * (batch - near), min(means.values()) / 2)

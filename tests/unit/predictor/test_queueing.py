@@ -106,6 +106,9 @@ def test_sizes_between_those_measured_lie_on_their_line() -> None:
     assert ServiceTimes({2: (4.0,)}).mean_s(6) == 12.0
     assert ServiceTimes({2: (4.0,), 4: (3.0,)}).mean_s(8) >= 3.0
     assert services.of(8) == (9.0,)
+    one = ServiceTimes({2: (4.0,)})
+    assert [one.stretched(1.0, lean).mean_s(4) for lean in (-1, 0, 1)] == [4.0, 8.0, 8.0]
+    assert [one.stretched(0.5, lean).mean_s(1) for lean in (-1, 0, 1)] == [1.0, 1.0, 2.0]
     assert services.of(2) == (2.0, 4.0)
 
 
