@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from . import DONE, NO, USAGE
 
@@ -44,6 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def handler(args: argparse.Namespace) -> int:
     """Print the report; 1 if no point tried keeps the SLO or there is none, 2 if a file cannot be read or written."""
+    from ..explain.offered import offered_hz
+    from ..explain.report import make_report
     from ..history import FILE, sound_rows
     from ..subjects import read_subjects
     from .progress import run_dir_of
@@ -52,20 +54,24 @@ def handler(args: argparse.Namespace) -> int:
     try:
         logs = read_subjects(path)
         # what follows the last newline may still be being written
-        damaged = sound_rows(path.read_bytes().rpartition(b"\n")[0])[1] if path.exists() else 0
+        rows, damaged = sound_rows(path.read_bytes().rpartition(b"\n")[0] if path.exists() else b"")
     except OSError as error:
         print(f"teg explain: {path} cannot be read: {error}", file=sys.stderr)
         return USAGE
     log = _chosen(logs, args.subject)
     if log is None:
         return _nothing(path, logs, args, damaged)
-    report = _report(log, [other for other in logs if other is not log], damaged)
-    _print(report, as_json=args.json)
+    if sys.stderr.isatty():
+        print(f"fitting surfaces to {len(log.since_reopening)} trials ...", file=sys.stderr)
+    others = [other for other in logs if other is not log]
+    report = make_report(log, _search, damaged, others, offered_hz(rows, log.digest))
     try:
+        # before anything is printed: whoever reads it may go (`teg explain | head`)
         drawn = _draw(report, args)
     except OSError as error:
         print(f"teg explain: {error.filename} cannot be written: {error}", file=sys.stderr)
-        return USAGE
+        drawn = False
+    _print(report, as_json=args.json)
     if not drawn:
         return USAGE
     return DONE if report.chosen else NO
@@ -95,21 +101,15 @@ def _nothing(path: Path, logs: Sequence[SubjectLog], args: argparse.Namespace, d
     return NO
 
 
-def _report(log: SubjectLog, others: Sequence[SubjectLog], damaged: int) -> Report:
-    from ..explain.report import make_report
-
-    if sys.stderr.isatty():
-        print(f"fitting surfaces to {len(log.since_reopening)} trials ...", file=sys.stderr)
-    return make_report(log, _search, damaged, others)
-
-
-def _search(knobs: Mapping[str, Sequence[float]], slo_s: float, prior: Sequence[Table]) -> Forecaster:
+def _search(
+    knobs: Mapping[str, Sequence[float]], slo_s: float, prior: Sequence[Table], rate_hz: float | None
+) -> Forecaster:
     import torch
 
     from ..search import Search
 
     torch.set_num_threads(1)  # the models being served need the cores more
-    return cast("Forecaster", Search(knobs, slo_s, 0, list(prior) or None))
+    return Search(knobs, slo_s, 0, list(prior) or None, rate_hz=rate_hz)
 
 
 def _print(report: Report, *, as_json: bool) -> None:

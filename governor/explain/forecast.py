@@ -32,8 +32,8 @@ REPLAYED = 40
 
 log = logging.getLogger("teg.explain")
 
-MakeForecaster = Callable[[Mapping[str, Sequence[float]], float, Sequence[Table]], Forecaster]
-"""Makes a search over knobs for a latency limit in seconds, with what was measured of other workloads."""
+MakeForecaster = Callable[[Mapping[str, Sequence[float]], float, Sequence[Table], float | None], Forecaster]
+"""Makes a search over knobs for a latency limit in seconds, given other workloads and the load in Hz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ class Choice:
     energy_j: float | None
     latency_s: float | None
 
+    @property
+    def expected_j(self) -> float | None:
+        """The joules per request expected."""
+        return self.expected.energy_j if self.expected else None
+
 
 class Forecast:
     """What a search expects once it was told of a subject's trials one by one.
@@ -63,7 +68,7 @@ class Forecast:
     Trials from before the search was last opened again measured another world: to the search they are another workload.
     """
 
-    def __init__(self, past: SubjectLog, make: MakeForecaster) -> None:
+    def __init__(self, past: SubjectLog, make: MakeForecaster, rate_hz: float | None) -> None:
         self._knobs = past.subject.knobs
         self._slo_s = slo_s(past)
         self._trials = past.since_reopening
@@ -74,7 +79,7 @@ class Forecast:
             earlier = [record for record in past.trials[:first] if self._usable(record)]
             prior = [_table(earlier, self._knobs)] if earlier else []
             try:
-                self._search = make(self._knobs, self._slo_s, prior)
+                self._search = make(self._knobs, self._slo_s, prior, rate_hz)
             except ValueError as error:
                 # A history that somebody wrote by hand is told as it is, without surfaces.
                 log.warning("nothing can be expected of such knobs: %s", error)

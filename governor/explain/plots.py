@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..trial import Feasible, Invalid, TrialRecord
+from ..trial import HOPELESS, Feasible, Invalid, TrialRecord
 from . import words
 from .canvas import LIGHT, Theme, finish, plain_log, plot
-from .forecast import Tried
+from .forecast import Choice, Tried
 from .report import Report
 
 FEW = 5
@@ -36,6 +36,7 @@ def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
     """Energy against latency: every trial, the frontier expected, the SLO, maximum clocks and the chosen point."""
     figure, ((axes,),) = plot(theme, 1, 1, 6.8, 4.8)
     front = [(one.figures.latency_s * 1e3, one.figures.energy_j) for one in report.frontier]
+    front = [(latency_ms, energy_j) for latency_ms, energy_j in front if latency_ms <= _end_ms(report)]
     if front:
         style = {"color": theme.surface, "linewidth": 1.6, "drawstyle": "steps-post"}
         axes.plot(*zip(*front, strict=True), **style, label="frontier expected by the surfaces", zorder=1)
@@ -45,13 +46,14 @@ def pareto(report: Report, theme: Theme = LIGHT) -> Figure:
         (report.top, "D", theme.ink, "maximum clocks"),
         (report.chosen, "*", theme.chosen, _chosen_label(report)),
     ):
-        if choice and (there := _place(choice.energy_j, choice.latency_s, choice.expected)):
+        if choice and (there := _place(choice)):
             size = 330 if marker == "*" else 60
             edge = {"edgecolors": theme.ink, "linewidths": 1.0}
             face = color if marker == "*" else "none"
-            axes.scatter(there[1] * 1e3, there[0], marker=marker, s=size, color=face, **edge, label=label, zorder=4)
+            axes.scatter(*there, marker=marker, s=size, color=face, **edge, label=label, zorder=4)
     axes.set(xlabel=f"{report.quantile} latency, ms", ylabel=_energy_label(report), xscale="log")
     plain_log(axes.xaxis)
+    axes.set_xlim(right=_end_ms(report))
     finish(figure, axes, theme, report, "Energy against latency")
     return figure
 
@@ -94,8 +96,9 @@ def slices(report: Report, theme: Theme = LIGHT) -> Figure:
         plain_log(latency.yaxis)
         if len(xs) <= FEW:
             latency.set_xticks(xs, [words.value(knob, one.point[knob]) for one in along])
-    rows[0][0].set_ylabel(_energy_label(report))
-    rows[1][0].set_ylabel(f"{report.quantile} latency, ms")
+    rows[0][0].set(ylabel=_energy_label(report), ylim=_energies_j(report))
+    rows[1][0].set(ylabel=f"{report.quantile} latency, ms")
+    rows[1][0].set_ylim(top=_end_ms(report))
     chosen = words.settings(report.chosen.point) if report.chosen else ""
     finish(figure, rows[0][0], theme, report, f"One knob at a time, through {chosen}", outside=True)
     return figure
@@ -141,6 +144,8 @@ def _near(energy: Any, latency: Any, report: Report, knob: str, theme: Theme) ->
             near = [
                 r for r in near if sum(r.point.get(name) != chosen[name] for name in chosen if name != knob) == others
             ]
+            if not near:
+                continue
             xs = [record.point[knob] / scale for record in near]
             style = {"marker": marker, "s": 34, "zorder": 3, "edgecolors": color, "linewidths": 1.0}
             style |= {"facecolors": color if others == 0 else "none"}
@@ -168,11 +173,26 @@ def _best_so_far(trials: Sequence[Tried]) -> list[tuple[float, float]]:
     return steps
 
 
-def _place(energy_j: float | None, latency_s: float | None, expected: Any) -> tuple[float, float] | None:
-    """Where a point lies: as measured, else as expected."""
-    if energy_j and latency_s:
-        return energy_j, latency_s
-    return (expected.energy_j, expected.latency_s) if expected else None
+def _end_ms(report: Report) -> float:
+    """Where the axes of latency end: how far beyond a hopeless latency a point lies says nothing."""
+    seen = [tried.record.latency_s or 0.0 for tried in report.trials]
+    return 1.1e3 * max(HOPELESS * report.slo_s, *seen)
+
+
+def _energies_j(report: Report) -> tuple[float, float]:
+    """Where the slices' axis of energy begins and ends: around trials, and points that are not hopeless."""
+    end_s = _end_ms(report) / 1e3
+    figures = [one.figures for along in report.slices.values() for one in along]
+    energies = [each.energy_j for each in figures if each.latency_s <= end_s]
+    energies += [tried.record.energy_j for tried in report.trials if tried.record.energy_j]
+    return 0.92 * min(energies), 1.08 * max(energies)
+
+
+def _place(choice: Choice) -> tuple[float, float] | None:
+    """Where a point lies, in ms and J: as expected, else as measured."""
+    if choice.expected:
+        return choice.expected.latency_s * 1e3, choice.expected.energy_j
+    return (choice.latency_s * 1e3, choice.energy_j) if choice.energy_j and choice.latency_s else None
 
 
 def _measured(tried: Tried) -> bool:

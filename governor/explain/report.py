@@ -33,11 +33,13 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Share of joules per request that the chosen point saves against maximum clocks."""
+    """Share of joules per request that the chosen point saves against maximum clocks.
 
-    share: float
-    measured: bool
-    """False: it is expected, as one of the two was not measured."""
+    As the surfaces expect, and as trials measured where both points were tried; None where that is not known.
+    """
+
+    expected: float | None
+    measured: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Report:
 
     log: SubjectLog
     slo_s: float
+    rate_hz: float | None
+    """Requests per second offered to the board; None if the history does not say."""
     damaged: int
     """Records of the whole history that could not be read."""
     others: tuple[SubjectLog, ...]
@@ -99,12 +103,21 @@ class Report:
         return expected.probability_feasible if expected else None
 
 
-def make_report(log: SubjectLog, make: MakeForecaster, damaged: int = 0, others: Sequence[SubjectLog] = ()) -> Report:
-    """The report on a subject; raises `ValueError` on one without an SLO."""
+def make_report(
+    log: SubjectLog,
+    make: MakeForecaster,
+    damaged: int = 0,
+    others: Sequence[SubjectLog] = (),
+    rate_hz: float | None = None,
+) -> Report:
+    """The report on a subject to which `rate_hz` requests per second are offered, where that is known.
+
+    Raises `ValueError` on a subject without an SLO.
+    """
     if not log.subject.slos:
         raise ValueError("a subject without an SLO cannot be explained")
     knobs = log.subject.knobs
-    forecast = Forecast(log, make)
+    forecast = Forecast(log, make, rate_hz)
     hold = _last_hold(log)
     held = hold.point if hold and hold.feasible and hold.trials == len(log.trials) else None
     chosen = held or forecast.best
@@ -115,6 +128,7 @@ def make_report(log: SubjectLog, make: MakeForecaster, damaged: int = 0, others:
     return Report(
         log=log,
         slo_s=slo_s(log),
+        rate_hz=rate_hz,
         damaged=damaged,
         others=tuple(others),
         answer=_answer(forecast.tried, measured, chosen),
@@ -154,8 +168,10 @@ def _answer(tried: Sequence[Tried], measured: Sequence[TrialRecord], chosen: Poi
 def _saving(chosen: Choice | None, top: Choice | None) -> Saving | None:
     if chosen is None or top is None:
         return None
-    if chosen.energy_j and top.energy_j:
-        return Saving(1 - chosen.energy_j / top.energy_j, measured=True)
-    if chosen.expected and top.expected:
-        return Saving(1 - chosen.expected.energy_j / top.expected.energy_j, measured=False)
-    return None
+    expected = _share(chosen.expected_j, top.expected_j)
+    measured = _share(chosen.energy_j, top.energy_j)
+    return None if expected is None and measured is None else Saving(expected, measured)
+
+
+def _share(energy_j: float | None, top_j: float | None) -> float | None:
+    return None if energy_j is None or top_j is None else 1 - energy_j / top_j

@@ -64,8 +64,10 @@ def _why(report: Report) -> Section | None:
     )
     if chosen is None:
         return Section("Why not", (counts,), figure="pareto") if report.trials else None
+    judge = ", by the surfaces, which even out the luck of single trials" if chosen.expected else ""
     sentences = [
-        f"{counts} Of the points tried that keep the SLO with confidence, this one needs the fewest joules per request."
+        f"{counts} Of the points tried that keep the SLO with confidence, this one needs the fewest joules per request"
+        f"{judge}."
     ]
     if report.hold is None:
         sentences.append("Nothing is held yet: the search was still under way at the end of this history.")

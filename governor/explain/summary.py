@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..points import is_batch
 from . import words
-from .report import Answer, Report
+from .forecast import Choice
+from .report import Answer, Report, Saving
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ def subject_line(report: Report) -> str:
     """What was tuned."""
     subject = report.log.subject
     kind = " (virtual board)" if subject.virtual and "virtual" not in subject.board else ""
-    return f"{' + '.join(subject.models)} on {subject.board}{kind}, {words.promise(subject.slos[0])}"
+    load = f" at {report.rate_hz:.3g} requests/s" if report.rate_hz else ""
+    return f"{' + '.join(subject.models)} on {subject.board}{kind}, {words.promise(subject.slos[0])}{load}"
 
 
 def notes(report: Report) -> list[str]:
@@ -72,31 +74,35 @@ def figures(report: Report) -> list[Figure]:
         note = f"the SLO is {slo}; at {words.settings(fastest.point)}" if fastest else ""
         lowest = f"{words.milliseconds(fastest.latency_s)} ms" if fastest else "-"
         return [Figure(f"lowest {quantile} seen", lowest, note)] if fastest else []
-    energy = chosen.energy_j or (chosen.expected.energy_j if chosen.expected else None)
-    latency = chosen.latency_s or (chosen.expected.latency_s if chosen.expected else None)
-    source = f"measured in {words.count(chosen.trials, 'trial')}" if chosen.trials else "not measured itself"
-    expected_j = f", expected {words.expected_joules(chosen.expected)}" if chosen.expected else ""
-    expected_ms = f", expected {words.expected_milliseconds(chosen.expected)}" if chosen.expected else ""
-    found = [Figure("energy", f"{words.joules(energy)} J/request{kind}", source + expected_j)]
+    trials = f"in {words.count(chosen.trials, 'trial')}"
+    if chosen.expected is None:
+        energy, energy_note = words.joules(chosen.energy_j), f"measured {trials}"
+        latency, latency_note = words.milliseconds(chosen.latency_s), f"{slo} allowed; measured {trials}"
+    else:
+        energy, latency = words.joules(chosen.expected.energy_j), words.milliseconds(chosen.expected.latency_s)
+        doubts = words.within(chosen.expected.energy_deviation), words.within(chosen.expected.latency_deviation)
+        tried = f"; {{}} measured {trials}" if chosen.trials else "; not tried itself"
+        energy_note = f"expected ±{doubts[0]}{tried.format(words.joules(chosen.energy_j))}"
+        latency_note = f"{slo} allowed; expected ±{doubts[1]}{tried.format(words.milliseconds(chosen.latency_s))}"
+    found = [Figure("energy", f"{energy} J/request{kind}", energy_note)]
     if report.saving and report.top:
-        found.append(Figure("saved", f"{100 * report.saving.share:.1f}%{kind}", _saving_note(report)))
-    note = f"{slo} allowed; {source}{expected_ms}"
-    found.append(Figure(f"{quantile} latency", f"{words.milliseconds(latency)} ms", note))
+        found.append(_saved(report.saving, report.top, kind))
+    found.append(Figure(f"{quantile} latency", f"{latency} ms", latency_note))
     if report.chance is not None:
         found.append(Figure("sure to keep the SLO", _sure(report.chance), "by the fitted surfaces"))
     return found
 
 
-def _saving_note(report: Report) -> str:
-    top = report.top
-    if top is None or report.saving is None:
-        return ""
-    energy_j = top.energy_j if report.saving.measured else top.expected.energy_j if top.expected else None
+def _saved(saving: Saving, top: Choice, kind: str) -> Figure:
+    """What is saved against maximum clocks: as expected, else as measured."""
     batches = ", ".join(words.setting(knob, top.point[knob]) for knob in words.in_order(top.point) if is_batch(knob))
-    where = f"maximum clocks{f' at {batches}' if batches else ''}"
-    return (
-        f"against {where}: {words.joules(energy_j)} J/request, {'measured' if report.saving.measured else 'expected'}"
-    )
+    against = f"against maximum clocks{f' at {batches}' if batches else ''}"
+    if saving.expected is None or top.expected is None:
+        share, note = saving.measured or 0.0, f"{against}: {words.joules(top.energy_j)} J/request, measured"
+    else:
+        share, note = saving.expected, f"{against}: {words.joules(top.expected.energy_j)} J/request, expected"
+        note += f"; {100 * saving.measured:.1f}% measured" if saving.measured is not None else ""
+    return Figure("saved", f"{100 * share:.1f}%{kind}", note)
 
 
 def _sure(share: float) -> str:

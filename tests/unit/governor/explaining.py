@@ -50,9 +50,15 @@ def trial(at: Point, outcome: Outcome | None = None) -> TrialRecord:
 class Formula:
     """Expects what the formulas say, the surer the more it was told."""
 
-    def __init__(self, knobs: Mapping[str, Sequence[float]], slo_s: float, prior: Sequence[Table]) -> None:
+    def __init__(
+        self,
+        knobs: Mapping[str, Sequence[float]],
+        slo_s: float,
+        prior: Sequence[Table] = (),
+        rate_hz: float | None = None,
+    ) -> None:
         self.points = [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
-        self.prior = prior
+        self.prior, self.rate_hz = prior, rate_hz
         self.told: list[Point] = []
         self._slo_s = slo_s
 
@@ -78,7 +84,7 @@ def written(folder: Path, rows: Sequence[TrialRecord | tuple[str, dict[str, Any]
     try:
         for number, row in enumerate(rows):
             if isinstance(row, TrialRecord):
-                history.add(row, float(number))
+                history.add(row, float(number), {"a": 15.0, "b": 5.0})
             else:
                 history.note(row[0], float(number), **row[1])
     finally:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -49,7 +50,7 @@ def expected(at: Point, deviation: float = 0.05) -> Expected:
 
 
 def test_the_point_held_comes_with_what_it_saves(tmp_path: Path) -> None:
-    """Measured where it was tried, against maximum clocks at their best batch limit: here as expected, for batch 4."""
+    """Against maximum clocks at their best batch limit: here as expected, for batch 4, which was not tried."""
     report = report_of(tmp_path, *USUAL)
     assert report.answer is Answer.KEPT
     assert report.held_now
@@ -61,16 +62,18 @@ def test_the_point_held_comes_with_what_it_saves(tmp_path: Path) -> None:
     assert report.top is not None
     assert report.top.point == point(900, 4)
     assert report.saving is not None
-    assert not report.saving.measured
-    assert report.saving.share == pytest.approx(1 - energy_j(CHEAP) / energy_j(point(900, 4)))
+    assert report.saving.measured is None
+    assert report.saving.expected == pytest.approx(1 - energy_j(CHEAP) / energy_j(point(900, 4)))
     assert headline(report) == "Held: GPU 600 MHz, batch 2"
 
 
 def test_a_saving_is_measured_once_maximum_clocks_were(tmp_path: Path) -> None:
-    """At the batch limit at which they are cheapest."""
-    report = report_of(tmp_path, trial(point(900, 4)), *USUAL)
+    """At the batch limit at which they are cheapest; both figures are said."""
+    dear = dataclasses.replace(trial(point(900, 4)), energy_j=2 * energy_j(CHEAP))
+    report = report_of(tmp_path, dear, *USUAL)
     assert report.saving is not None
-    assert report.saving.measured
+    assert report.saving.measured == pytest.approx(0.5)
+    assert "; 50.0% measured)" in render(report)
 
 
 def test_what_was_expected_before_a_trial_knows_the_trials_before_it_alone(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_the_slo_is_priced_at_its_multiples(tmp_path: Path) -> None:
     report = report_of(tmp_path, *USUAL)
     assert [price.factor for price in report.prices] == [0.8, 0.9, 1.0, 1.1, 1.25, 1.5]
     for price in report.prices:
-        within = [at for at in Formula(KNOBS, SLO_S, ()).points if latency_s(at) <= 0.96 * price.limit_s]
+        within = [at for at in Formula(KNOBS, SLO_S).points if latency_s(at) <= 0.96 * price.limit_s]
         assert price.cheapest is not None
         assert price.cheapest.point == min(within, key=energy_j)
     assert report.free is not None
@@ -118,7 +121,7 @@ def test_the_promise_is_that_of_the_best_untried_point(tmp_path: Path) -> None:
     assert some.promise is not None
     assert some.promise.expected.point == point(600, 2)
     assert some.promise.share == pytest.approx(math.log(energy_j(point(600, 1)) / energy_j(CHEAP)), rel=0.2)
-    every = [trial(at) for at in Formula(KNOBS, SLO_S, ()).points]
+    every = [trial(at) for at in Formula(KNOBS, SLO_S).points]
     assert report_of(tmp_path / "all", *every).promise is None
 
 
@@ -173,7 +176,7 @@ def test_no_point_fast_enough_names_an_slo_that_one_would_keep(tmp_path: Path) -
     """Instead of sending anybody on a search without end."""
     log = log_of(tmp_path, *map(trial, (point(300, 4), point(300, 2), point(300, 1))))
     slower = {"gpu_hz": (300e6,), "batch": (1.0, 2.0, 4.0)}
-    report = make_report(log, lambda knobs, slo_s, prior: Formula(slower, slo_s, prior))
+    report = make_report(log, lambda _, *rest: Formula(slower, *rest))
     text = render(report)
     assert "The lowest p95 seen is 60.0 ms" in text
     assert "An SLO of 61.4 ms is expected to be within reach, at GPU 300 MHz, batch 1" in text
@@ -285,7 +288,7 @@ def test_the_text_says_virtual_where_it_says_joules(tmp_path: Path) -> None:
 
 def test_a_frontier_falls(tmp_path: Path) -> None:
     """Slower is only worth it where it is cheaper; a limit buys its cheapest point of those that keep it surely."""
-    points = [expected(at) for at in Formula(KNOBS, SLO_S, ()).points]
+    points = [expected(at) for at in Formula(KNOBS, SLO_S).points]
     front = [(one.figures.latency_s, one.figures.energy_j) for one in frontier(points)]
     assert front == sorted(front)
     assert [energy for _, energy in front] == sorted((energy for _, energy in front), reverse=True)

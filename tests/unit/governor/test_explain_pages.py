@@ -12,10 +12,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from explaining import CHEAP, SLOW, SUBJECT, TOP, Formula, held, log_of, point, trial, written
+from explaining import (
+    CHEAP,
+    SLOW,
+    SUBJECT,
+    TOP,
+    Formula,
+    energy_j,
+    held,
+    latency_s,
+    log_of,
+    point,
+    trial,
+    written,
+)
 
 from governor.cli import DONE, NO, USAGE, main
 from governor.explain.canvas import DARK, LIGHT, png
+from governor.explain.offered import offered_hz
 from governor.explain.page import Plots, page
 from governor.explain.plots import drawings
 from governor.explain.report import Report, make_report
@@ -163,11 +177,14 @@ def test_the_verb_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
     before = history.read_bytes(), history.stat().st_mtime_ns
     folder, html = tmp_path / "out" / "plots", tmp_path / "page.html"
     assert main(["explain", "--run-dir", str(tmp_path / "run"), "--plots", str(folder), "--html", str(html)]) == DONE
-    assert "Held: GPU 600 MHz, batch 2" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.startswith("resnet18 on virtual:agx-orin, p95 <= 50 ms at 20 requests/s")
+    assert "Held: GPU 600 MHz, batch 2" in text
     assert sorted(path.name for path in folder.iterdir()) == ["convergence.png", "pareto.png", "slices.png"]
     assert html.read_text().startswith("<!DOCTYPE html>")
     assert main(["explain", "--state", str(tmp_path / "run" / "state"), "--json"]) == DONE
-    assert json.loads(capsys.readouterr().out)["chosen"]["point"] == CHEAP
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["chosen"]["point"], shown["rate_hz"]) == (CHEAP, 20.0)
     assert (history.read_bytes(), history.stat().st_mtime_ns) == before
     assert [path.name for path in history.parent.iterdir()] == [FILE]
 
@@ -247,3 +264,28 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "folder" / FILE).mkdir(parents=True)
     assert main(["explain", "--state", str(tmp_path / "folder")]) == USAGE
     assert str(tmp_path / "folder") in capsys.readouterr().err
+
+
+def test_the_products_search_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its surfaces pass near what was measured, and the same history gives the same report."""
+    written(tmp_path, [*USUAL[:3], trial(point(900, 2)), *USUAL[3:]])
+    reports = []
+    for _ in range(2):
+        assert main(["explain", "--state", str(tmp_path), "--json"]) == DONE
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1]
+    (report, _) = reports
+    assert report["chosen"]["point"] == CHEAP
+    assert report["chosen"]["expected"]["energy_j"] == pytest.approx(energy_j(CHEAP), rel=0.1)
+    assert report["chosen"]["expected"]["latency_s"] == pytest.approx(latency_s(CHEAP), rel=0.2)
+    assert report["trials"][-1]["expected_before"] is not None
+    assert report["slices"].keys() == {"gpu_hz", "batch"}
+
+
+@pytest.mark.parametrize("load", [None, 3, [], {}, {"a": -1}, {"a": "x"}, {"a": 10**400}], ids=repr)
+def test_a_load_that_is_none_is_not_known(load: object) -> None:
+    """The last trial of the subject that says one is believed."""
+    rows = [{"kind": "trial", "subject": "s", "load_hz": load}]
+    assert offered_hz(rows, "s") is None
+    good = {"kind": "trial", "subject": "s", "load_hz": {"a": 15.0, "b": 5.0}}
+    assert offered_hz([good, *rows, {**good, "subject": "t", "load_hz": {"a": 1.0}}], "s") == 20.0
