@@ -58,11 +58,12 @@ def test_closing_gives_everything_back(tmp_path: Path) -> None:
 
 def test_a_governor_that_hangs_holds_nothing(tmp_path: Path) -> None:
     """When the ticks stop, clocks and batch limit are back within their time to live."""
-    with governed(simulation(), config(tmp_path, lease_ttl_s=3.0)) as device:
+    with rehearsed(simulation(), config(tmp_path, lease_ttl_s=3.0)) as (device, _):
         world = device.world
-        device.until(lambda: len(device.outcomes) == 1)
+        device.until(lambda: world.board.point != FASTEST)
         device.until_phase(Phase.MEASURING)
         assert world.board.point != FASTEST
+        assert device.model.batch_limit(world.now_s) == 1
         world.step(3.0 + TICK_S)
         assert world.board.point == FASTEST
         assert device.model.batch_limit(world.now_s) == 8
@@ -100,7 +101,7 @@ def test_without_clockd_it_waits(tmp_path: Path) -> None:
 
 def test_clocks_that_are_not_honoured_teach_nothing(tmp_path: Path) -> None:
     """A point whose clocks do not read back is invalid, is tried once more, and never becomes the best."""
-    with governed(simulation(), config(tmp_path, trials=6)) as device:
+    with rehearsed(simulation(), config(tmp_path, knobs=("gpu_hz",), trials=6)) as (device, _):
         device.until(lambda: len(device.outcomes) == 1)
         device.world.board.honours = False
         device.until_phase(Phase.HOLDING)
