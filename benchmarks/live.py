@@ -27,7 +27,7 @@ from typing import Any
 from boards.physics import shipped
 from governor.client import ClockClient
 from governor.load import LoadPlan
-from governor.trial import Invalid, TrialRecord, Violated
+from governor.trial import Feasible, Invalid, TrialRecord, Violated
 
 from . import photographs
 from .oracle import Figure, Oracle
@@ -133,7 +133,8 @@ def measure(model: Model, start: str, others: Sequence[str]) -> dict[str, Any]:
     best, figures = achievable(oracle, table, baseline, SLACK, model.max_batch)
     limit_s = SLACK * oracle.figure(baseline.setting.clocks, baseline.setting.batch).latency_s
     tried = [by_formula(oracle, trial.point, table, model) for trial in found.trials]
-    held = by_formula(oracle, found.best, table, model) if found.best else None
+    point = found.best or cheapest(found.trials)
+    held = by_formula(oracle, point, table, model) if point else None
     return {
         "model": model.name,
         "start": start,
@@ -150,7 +151,7 @@ def measure(model: Model, start: str, others: Sequence[str]) -> dict[str, Any]:
 
 
 def run(stack: Stack, plan: LoadPlan, baseline: Baseline, state_dir: Path) -> Tuned:
-    """The tuning; one that is not done in time counts with what it held, which is nothing."""
+    """The tuning; of one that is not done in time the cheapest trial that kept the objective counts."""
     options = ("--trials", str(TRIALS), "--trial-s", str(TRIAL_S), "--breach-share", "1")
     return tune(stack, plan, baseline.slo_s, state_dir, options, TUNE_S)
 
@@ -168,6 +169,12 @@ def bring(others: Sequence[str], state_dir: Path) -> int:
     return brought
 
 
+def cheapest(trials: Sequence[TrialRecord]) -> dict[str, float] | None:
+    """The point of the cheapest trial that kept the objective."""
+    kept = [trial for trial in trials if isinstance(trial.outcome, Feasible)]
+    return min(kept, key=lambda trial: trial.energy_j or 0.0).point if kept else None
+
+
 def by_formula(oracle: Oracle, point: dict[str, float], table: Any, model: Model) -> Figure:
     """A point's figures by the board's formulas."""
     setting = setting_of(point, table, model.max_batch)
@@ -179,7 +186,7 @@ def judged(found: Tuned, held: Figure | None, best: Figure, limit_s: float) -> d
     distance = held.j_per_request / best.j_per_request - 1 if held else None
     over = held.latency_s / limit_s - 1 if held else None
     return {
-        "met": distance is not None and distance <= TARGET and not found.load.failed,
+        "met": found.finished and distance is not None and distance <= TARGET and not found.load.failed,
         "distance": distance,
         "latency_over_limit": over,
         "held": figure_json(held) if held else None,
