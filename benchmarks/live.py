@@ -51,6 +51,8 @@ from .tuned import (
 )
 
 SLACK = 1.5
+LOAD_SHARE = 0.4
+"""Of what maximum clocks can serve; the rest of this host is for the search and for the clients."""
 TRIALS, TRIAL_S = 20, 3.0
 LOAD_S = 20.0
 """Length of the load's trace, which comes again and again; one baseline window of it defines the objective."""
@@ -122,7 +124,7 @@ def measure(model: Model, start: str, others: Sequence[str]) -> dict[str, Any]:
         images = photographs.write(folder / "photographs.npz", model.tensor) if model.tensor else None
         plan = LoadPlan(stack.grpc_url, model.name, (), input_file=images)
         services = calibrate(stack, plan, table, model.max_batch)
-        rate_hz = offered_hz(services)
+        rate_hz = offered_hz(services, LOAD_SHARE)
         parts = traces(rate_hz, min(MOST, max(FEWEST, int(LOAD_S * rate_hz))))
         oracle = Oracle(shipped(model.workload), services.seconds, chained(parts, 1), QUANTILE)
         baseline = measure_baseline(stack, plan, table, oracle, SLACK, model.max_batch)

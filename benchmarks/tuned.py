@@ -86,9 +86,9 @@ def calibrate(stack: Stack, plan: LoadPlan, table: ClockTable, max_batch: int) -
     return ServiceTimes(sizes)
 
 
-def offered_hz(services: ServiceTimes) -> float:
-    """Half of what maximum clocks can serve, at the batch size with the highest throughput."""
-    return LOAD_SHARE * max(size / services.mean_s(size) for size in services.seconds)
+def offered_hz(services: ServiceTimes, share: float = LOAD_SHARE) -> float:
+    """A share of what maximum clocks can serve, at the batch size with the highest throughput."""
+    return share * max(size / services.mean_s(size) for size in services.seconds)
 
 
 def traces(rate_hz: float, requests: int) -> list[tuple[float, ...]]:

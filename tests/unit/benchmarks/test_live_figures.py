@@ -60,10 +60,11 @@ def test_trials_are_counted_by_what_they_showed_and_by_formula() -> None:
     assert cheapest([]) is None
 
 
-def test_the_load_is_half_of_the_capacity_and_the_same_every_time() -> None:
+def test_the_load_is_a_share_of_the_capacity_and_the_same_every_time() -> None:
     """At the batch size with the highest throughput; traces follow one another without a gap in time."""
     services = ServiceTimes({1: (0.05,), 4: (0.1,)})
     assert offered_hz(services) == pytest.approx(20.0)
+    assert offered_hz(services, 0.4) == pytest.approx(16.0)
     parts = traces(20.0, 160)
     assert sum(map(len, parts)) == 160
     assert parts == traces(20.0, 160)
