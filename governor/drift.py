@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .demand import LOAD_CHANGE, load_changed
 
@@ -31,6 +31,11 @@ class Look:
     celsius: float | None = None
     energy_j: float = 0.0
     requests: int = 0
+
+    def after(self, before: Look) -> Look:
+        """Both windows as one, as far as the load goes."""
+        offered = {name: count + before.offered.get(name, 0) for name, count in self.offered.items()}
+        return replace(self, span_s=self.span_s + before.span_s, offered=offered)
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ class Holding:
     ) -> None:
         self._demand, self._drift, self._clock, self._window_s = demand, drift, clock, window_s
         self._other_load = False
+        self._before: Look | None = None
         self._begin(now)
 
     @property
@@ -58,18 +59,21 @@ class Holding:
         offered = {name: traffic.seen for name, traffic in self._demand.traffic.items()}
         energy_j = board_of(now).energy_j - board_of(self._mark).energy_j
         look = Look(span_s, offered, hottest(board_of(now)), energy_j, _requests(now) - _requests(self._mark))
+        # of a window cut short the load is known too badly to excuse a point
+        load = look.after(self._before) if self._before and span_s < self._window_s / 2 else look
         finding = Finding(
             self._demand.verdicts(),
             {name: traffic.quantile_s for name, traffic in self._demand.traffic.items()},
             self._demand.share_of_limit,
-            self._drift.load_differs(look),
-            self._drift.crowded(look),
+            self._drift.load_differs(load),
+            self._drift.crowded(load),
             self._drift.changed(look),
         )
         if finding.load_differs != self._other_load:
             # from here on the load is another one, and trials are to be judged by that
             self._demand.forget()
             self._other_load = finding.load_differs
+        self._before = look
         self._begin(now)
         return finding
 

@@ -44,6 +44,8 @@ def test_more_than_a_fifth_more_is_a_crowd_be_it_by_luck() -> None:
     drift = Drift(LOAD_HZ, 45.0)
     assert [drift.crowded(look(offered)) for offered in (100, 143, 145, 300)] == [False, False, True, True]
     assert not drift.load_differs(look(145))
+    assert drift.crowded(Look(0.5, {"m": 8}))
+    assert not drift.crowded(Look(0.5, {"m": 8}).after(look(110)))
 
 
 def test_nobody_asking_is_no_change() -> None:
