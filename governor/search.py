@@ -1,46 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which point to try next: constrained Bayesian optimisation over clocks and batch limit, after PolyThrottle.
+"""Which point to try next: constrained Bayesian optimisation over clocks and batch limits.
 
-Minimise energy per request subject to a latency quantile: a few first points, then the largest product of expected
-improvement and probability of feasibility [Yan, Wang, Venkataraman, arXiv 2310.19991; Gardner et al., ICML 2014].
-What differs from the paper, each to lose less time or to break the objective less:
-
-* the first points are not random but the fastest one and a step from it along each knob;
-* models are of log energy and log latency over log knobs, where power laws are straight lines (a linear kernel beside
-  a Matérn one), and the acquisition is computed in logs, which does not vanish in the tails;
-* once a feasible point is known, only points that are likelier feasible than not are tried.
-
-Tensors are float64: candidates `n x d` (scaled log knobs in [0, 1]), observations `m x d` and `m x 1`.
+Minimise energy per request subject to a latency quantile, as PolyThrottle does [Yan, Wang, Venkataraman, arXiv
+2310.19991; Gardner et al., ICML 2014], but with a mean that knows physics (`roofline`), fitted to the trials as they
+come (`calibration`), and a price on violations (`acquisition`). Nothing here touches the machine.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
-from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogProbabilityOfFeasibility
-from botorch.models.model_list_gp_regression import ModelListGP
+from gpytorch.utils.warnings import GPInputWarning
+from linear_operator.utils.warnings import NumericalWarning
 
-from .errors import Infeasible, UnknownPoint
-from .points import Best, Table
-from .surfaces import fit_surfaces
+from .acquisition import worth
+from .calibration import Belief
+from .candidates import Candidates
+from .errors import Infeasible
+from .points import Best, Point, Predicted, Table
+from .prior import belief_of
+from .surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, space_of
 
-KNOBS = ("cores", "cpu_hz", "gpu_hz", "gpu_min_hz", "emc_hz", "batch")
 ENOUGH = 5
-"""Trials before the models are asked for their opinion, and before an objective may be called out of reach."""
-
-CHUNK = 2048
-LIKELY = 0.5
-"""Once a feasible point is known, one less likely feasible than this is not tried while likelier ones remain."""
-
+"""Trials before an objective may be called out of reach, or the search over."""
+HOPELESS = 0.05
+"""An objective is out of reach when everything tried missed it and nothing is likelier feasible than this."""
 SURE = 0.75
 """Probability of feasibility above which a point may be recommended, if any is."""
-
-Point = Mapping[str, float]
+DOUBTFUL = 0.3
+"""A trial believed less than this, on which the decision hangs, is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +45,23 @@ class Observation:
     energy_j: float
 
 
+class Fit(Protocol):
+    """What fits surfaces to trials; `surfaces.fit_surfaces` in the product."""
+
+    def __call__(
+        self, space: Space, told: Told, belief: Belief, last: torch.Tensor | None, rate_hz: float | None
+    ) -> Surfaces:
+        """The surfaces, or one of `NUMERICAL_FAILURES`."""
+        ...
+
+
 class Search:
     """Ask for a point, tell what it measured; the same tells give the same asks.
 
-    `knobs` maps any of `KNOBS` to its real values, ascending. `regret` ends the search (`ask` returns None) once no
-    point is expected to improve the best energy by more than that fraction.
+    `knobs` maps any of `candidates.KNOBS` (and `batch.MODEL`) to its real values, ascending. `prior`: tables of other
+    workloads. `regret` ends the search (`ask` returns None) once no untried point is expected to lower the energy by
+    more than that share, its chance of being feasible counted in. `rate_hz`: requests per second offered to the whole
+    board; None if batches follow one another without a pause. Raises `ValueError` for what makes no search.
     """
 
     def __init__(
@@ -66,170 +71,184 @@ class Search:
         seed: int,
         prior: Sequence[Table] | None = None,
         regret: float | None = None,
+        *,
+        rate_hz: float | None = None,
+        fit: Fit = fit_surfaces,
     ) -> None:
-        self.knobs = _checked(knobs)
-        if not slo_s > 0:
-            raise ValueError(f"slo_s must be positive, got {slo_s}")
+        for name, value in (("slo_s", slo_s), ("rate_hz", 1.0 if rate_hz is None else rate_hz)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        self._candidates = Candidates(knobs, seed)
+        self.knobs = self._candidates.knobs
         self.slo_s = slo_s
         self.regret = regret
-        self.points = _grid(self.knobs)
-        self._index = {tuple(point.values()): number for number, point in enumerate(self.points)}
-        self._candidates = _features(self.points, self.knobs)
+        self.rate_hz = rate_hz
+        """May be set as more is known of the load, before the trials are told again."""
+        self._fit = fit
+        self._belief = belief_of(prior or ())
         self._told: list[Observation] = []
         self._asked: set[int] = set()
-        self._first = _first_points(self.points, self.knobs)
-        self._seed = seed
-        self._model: tuple[int, ModelListGP | None] = (0, None)
-        """How many tells it was fitted to, and the models."""
+        self._repeated: set[int] = set()
+        self._space: Space | None = None
+        self._surfaces: tuple[int, Surfaces | None] = (0, None)
+        """How many tells they were fitted to, and the surfaces."""
 
-    def ask(self) -> dict[str, float] | None:
+    @property
+    def points(self) -> list[Point]:
+        """Every candidate."""
+        return self._candidates.points
+
+    def ask(self) -> Point | None:
         """The next point to try; None once `regret` was given and is met, or every point was tried.
 
-        Raises `Infeasible` when the fastest point and every other first point missed the SLO.
+        Raises `Infeasible` when everything tried missed the SLO and nothing else is likely to meet it.
         """
-        self._refuse_hopeless()
-        for index in self._first:
-            if index not in self._asked:
-                return self._take(index)
-        open_points = [number for number in range(len(self.points)) if number not in self._asked]
-        if not open_points:
+        if self._candidates.fastest not in self._asked:
+            return self._take(self._candidates.fastest)
+        if len(self._asked) >= len(self.points):
+            self._refuse_hopeless(None)
             return None
-        model = self._fit() if self._told else None
-        if model is None:
-            return self._take(self._nearest_to_best(open_points))
-        scores = self._acquire(model, open_points)
-        if self.regret is not None and self._incumbent() is not None and float(scores.max()) < math.log(self.regret):
-            return None
-        return self._take(open_points[int(scores.argmax())])
+        surfaces = self._fitted()
+        self._refuse_hopeless(surfaces)
+        if surfaces is None:
+            return self._take(self._nearest_to_best())
+        if (doubtful := self._doubtful(surfaces)) is not None:
+            self._repeated.add(doubtful)
+            return self._take(doubtful)
+        tried = torch.zeros(len(self.points), dtype=torch.bool)
+        tried[list(self._asked)] = True
+        limit, told = math.log(self.slo_s), [seen.index for seen in self._told]
+        best = self._cheapest(surfaces, 0.5)
+        found = worth(surfaces, limit, None if best is None else float(surfaces.energy[best]), tried, told)
+        over = self.regret is not None and len(self._told) >= ENOUGH and float(found.gain.max()) < self.regret
+        return None if over else self._take(int(found.value.argmax()))
 
-    def tell(self, point: Point, latency_s: float, energy_j: float) -> None:
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
         """Record a trial: the latency quantile in seconds and joules per request, both finite, positive and noisy.
 
-        Raises `ValueError` for other numbers and `UnknownPoint` for a point that is not on the grid.
+        Raises `ValueError` for other numbers and `UnknownPoint` for a point that is not on the table.
         """
         for name, value in (("latency_s", latency_s), ("energy_j", energy_j)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and positive, got {value}; an unmeasured trial is not told")
-        key = tuple(float(point[name]) if name in point else math.nan for name in self.knobs)
-        if key not in self._index or set(point) != set(self.knobs):
-            raise UnknownPoint(dict(point))
-        index = self._index[key]
+        index = self._candidates.number(point)
         self._told.append(Observation(index, latency_s, energy_j))
         self._asked.add(index)
 
     def forget(self) -> None:
         """Forget what was told, to be told better figures of the same trials; no point is asked for again."""
         self._told.clear()
-        self._model = 0, None
+        self._surfaces = 0, None
 
     def best(self) -> Best | None:
-        """The cheapest point tried that is feasible with confidence, or the cheapest seen feasible; None before any."""
+        """The cheapest point tried that is feasible with confidence, else the cheapest that probably is; else None."""
         if not self._told:
             return None
-        model = self._fit() if len(self._told) >= ENOUGH else None
-        seen = sorted({observation.index for observation in self._told})
-        judged = [self._judge(index) for index in seen] if model is None else self._smooth(model, seen)
-        feasible = [best for best in judged if best.latency_s <= self.slo_s]
-        sure = [best for best in feasible if best.probability_feasible >= SURE]
-        return min(sure or feasible, key=lambda best: best.energy_j, default=None)
+        surfaces = self._fitted() if len(self._told) > 1 else None
+        if surfaces is None:
+            return self._cheapest_seen()
+        index = self._cheapest(surfaces, SURE)
+        index = self._cheapest(surfaces, 0.5) if index is None else index
+        if index is None:
+            return None
+        expected = self._expected(surfaces, index)
+        return Best(dict(self.points[index]), expected.energy_j, expected.latency_s, expected.probability_feasible)
 
-    def _take(self, index: int) -> dict[str, float]:
+    def predict(self, points: Sequence[Mapping[str, float]]) -> list[Predicted]:
+        """What is expected of each of these points; `UnknownPoint` for one that is not on the table.
+
+        With nothing told, or when the numerics fail, nothing is known: deviations are infinite.
+        """
+        numbers = [self._candidates.number(point) for point in points]
+        surfaces = self._fitted() if self._told else None
+        if surfaces is None:
+            return [Predicted(math.nan, math.nan, math.inf, math.inf, 0.5) for _ in numbers]
+        return [self._expected(surfaces, number) for number in numbers]
+
+    def _take(self, index: int) -> Point:
         self._asked.add(index)
         return dict(self.points[index])
 
-    def _refuse_hopeless(self) -> None:
-        missed = all(seen.latency_s > self.slo_s for seen in self._told)
-        fastest_known = any(seen.index == self._first[0] for seen in self._told)
-        if len(self._told) >= ENOUGH and missed and fastest_known:
-            raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
+    def _expected(self, surfaces: Surfaces, index: int) -> Predicted:
+        latency, deviation = float(surfaces.latency[index]), float(surfaces.latency_deviation[index])
+        margin = torch.tensor((math.log(self.slo_s) - latency) / deviation, dtype=torch.float64)
+        return Predicted(
+            math.exp(float(surfaces.energy[index])),
+            math.exp(latency),
+            float(surfaces.energy_deviation[index]),
+            deviation,
+            float(torch.special.ndtr(margin)),
+        )
 
-    def _incumbent(self) -> float | None:
-        energies = [seen.energy_j for seen in self._told if seen.latency_s <= self.slo_s]
-        return min(energies, default=None)
+    def _cheapest(self, surfaces: Surfaces, sure: float) -> int | None:
+        """The cheapest of the points told that are at least so likely feasible."""
+        likely = [
+            seen.index for seen in self._told if self._expected(surfaces, seen.index).probability_feasible >= sure
+        ]
+        return min(likely, key=lambda index: float(surfaces.energy[index]), default=None)
 
-    def _nearest_to_best(self, open_points: list[int]) -> int:
+    def _cheapest_seen(self) -> Best | None:
+        """What the trials alone say."""
+        seen = [trial for trial in self._told if trial.latency_s <= self.slo_s]
+        if not seen:
+            return None
+        best = min(seen, key=lambda trial: trial.energy_j)
+        return Best(dict(self.points[best.index]), best.energy_j, best.latency_s, 1.0)
+
+    def _doubtful(self, surfaces: Surfaces) -> int | None:
+        """The point to try again: the cheapest seen feasible, if that trial is hard to believe and was not repeated."""
+        seen = [number for number, trial in enumerate(self._told) if trial.latency_s <= self.slo_s]
+        if len(self._told) < ENOUGH or not seen:
+            return None
+        best = min(seen, key=lambda number: self._told[number].energy_j)
+        index = self._told[best].index
+        return index if float(surfaces.weights[best]) < DOUBTFUL and index not in self._repeated else None
+
+    def _refuse_hopeless(self, surfaces: Surfaces | None) -> None:
+        """Without surfaces the trials alone decide."""
+        if len(self._told) < min(ENOUGH, len(self.points)) or any(seen.latency_s <= self.slo_s for seen in self._told):
+            return
+        if not any(seen.index == self._candidates.fastest for seen in self._told):
+            return
+        if surfaces is not None:
+            margin = (math.log(self.slo_s) - surfaces.latency) / surfaces.latency_deviation
+            if float(torch.special.ndtr(margin).max()) > HOPELESS:
+                return
+        raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
+
+    def _nearest_to_best(self) -> int:
         """Without a model: the untried point nearest to the cheapest feasible one (else to the fastest)."""
-        told = [seen for seen in self._told if seen.latency_s <= self.slo_s]
-        anchor = min(told, key=lambda seen: seen.energy_j).index if told else self._first[0]
-        distances = (self._candidates[open_points] - self._candidates[anchor]).norm(dim=1)
-        return open_points[int(distances.argmin())]
+        space = self._where()
+        seen = [trial for trial in self._told if trial.latency_s <= self.slo_s]
+        anchor = min(seen, key=lambda trial: trial.energy_j).index if seen else self._candidates.fastest
+        distances = (space.scaled - space.scaled[anchor]).norm(dim=1)
+        distances[list(self._asked)] = math.inf
+        return int(distances.argmin())
 
-    def _fit(self) -> ModelListGP | None:
-        """Models of log energy (column 0) and log latency (column 1); None when the numerics fail."""
-        if self._model[0] == len(self._told):
-            return self._model[1]
-        inputs = self._candidates[[seen.index for seen in self._told]]
-        logs = [[math.log(seen.energy_j), math.log(seen.latency_s)] for seen in self._told]
-        self._model = len(self._told), fit_surfaces(inputs, torch.tensor(logs, dtype=torch.float64), self._seed)
-        return self._model[1]
+    def _where(self) -> Space:
+        """The space of all candidates, made anew when a told point has joined them."""
+        if self._space is None or len(self._space.scaled) != len(self.points):
+            self._space = space_of(self.points, self.knobs)
+            self._surfaces = 0, None
+        return self._space
 
-    def _acquire(self, model: ModelListGP, open_points: list[int]) -> torch.Tensor:
-        """Log of (expected improvement x probability of feasibility) in log energy, `n`."""
-        incumbent = self._incumbent()
-        limits: dict[int, tuple[float | None, float | None]] = {1: (None, math.log(self.slo_s))}
-        if incumbent is None:
-            acquisition: Any = LogProbabilityOfFeasibility(model, constraints=limits)
-        else:
-            acquisition = LogConstrainedExpectedImprovement(
-                model, best_f=math.log(incumbent), objective_index=0, constraints=limits, maximize=False
-            )
-        chunks = torch.split(self._candidates[open_points].unsqueeze(1), CHUNK)
-        with torch.no_grad():
-            scores = torch.cat([acquisition(chunk) for chunk in chunks])
-            likely = LogProbabilityOfFeasibility(model, constraints=limits)
-            feasible = torch.cat([likely(chunk) for chunk in chunks]) >= math.log(LIKELY)
-        return scores.where(feasible, -torch.inf) if incumbent is not None and feasible.any() else scores
-
-    def _smooth(self, model: ModelListGP, seen: list[int]) -> list[Best]:
-        """What the models say of points already tried: noise averaged over their neighbours."""
-        with torch.no_grad():
-            posterior = model.posterior(self._candidates[seen])
-        mean, deviation = posterior.mean, posterior.variance.sqrt()
-        feasible = torch.special.ndtr((math.log(self.slo_s) - mean[:, 1]) / deviation[:, 1])
-        rows = zip(seen, mean.exp().tolist(), feasible.tolist(), strict=True)
-        return [Best(dict(self.points[index]), energy, latency, sure) for index, (energy, latency), sure in rows]
-
-    def _judge(self, index: int) -> Best:
-        """What the trials alone say of a point, before there are enough for a model."""
-        told = [seen for seen in self._told if seen.index == index]
-        latency_s = sum(seen.latency_s for seen in told) / len(told)
-        energy_j = sum(seen.energy_j for seen in told) / len(told)
-        return Best(dict(self.points[index]), energy_j, latency_s, float(latency_s <= self.slo_s))
-
-
-def _checked(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
-    unknown = set(knobs) - set(KNOBS)
-    if unknown or not knobs:
-        raise ValueError(f"knobs must be some of {KNOBS}, got {sorted(knobs)}")
-    for name, values in knobs.items():
-        if not values or list(values) != sorted(set(values)) or values[0] <= 0:
-            raise ValueError(f"{name}: values must be positive and ascend without repeats, got {list(values)}")
-    return {name: tuple(float(value) for value in knobs[name]) for name in KNOBS if name in knobs}
-
-
-def _grid(knobs: Mapping[str, tuple[float, ...]]) -> list[dict[str, float]]:
-    """Every combination, but for those whose lower GPU limit lies above the upper one."""
-    points = [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
-    return [point for point in points if point.get("gpu_min_hz", 0.0) <= point.get("gpu_hz", math.inf)]
-
-
-def _features(points: list[dict[str, float]], knobs: Mapping[str, tuple[float, ...]]) -> torch.Tensor:
-    """Scaled logs of the knobs, `n x d` in [0, 1]; a knob of one value is a constant 0."""
-    columns = []
-    for name, values in knobs.items():
-        low, span = math.log(values[0]), math.log(values[-1] / values[0])
-        columns.append([(math.log(point[name]) - low) / span if span else 0.0 for point in points])
-    return torch.tensor(columns, dtype=torch.float64).T
-
-
-def _first_points(points: list[dict[str, float]], knobs: Mapping[str, tuple[float, ...]]) -> list[int]:
-    """The fastest point (every clock at its top, smallest batch), then one step from it along each knob.
-
-    A step goes to the middle value of a clock, or to the next larger batch.
-    """
-    fastest = {name: values[0] if name == "batch" else values[-1] for name, values in knobs.items()}
-    star = [fastest]
-    for name, values in knobs.items():
-        step = values[min(1, len(values) - 1)] if name == "batch" else values[len(values) // 2]
-        star.append({**fastest, name: step})
-    return list(dict.fromkeys(points.index(point) for point in star if point in points))
+    def _fitted(self) -> Surfaces | None:
+        """The surfaces fitted to all tells; None without any, and when the numerics fail."""
+        space = self._where()
+        if not self._told or self._surfaces[0] == len(self._told):
+            return self._surfaces[1] if self._told else None
+        last = self._surfaces[1].calibration.theta if self._surfaces[1] else None
+        told = Told(
+            [seen.index for seen in self._told],
+            torch.tensor([seen.latency_s for seen in self._told], dtype=torch.float64).log(),
+            torch.tensor([seen.energy_j for seen in self._told], dtype=torch.float64).log(),
+        )
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", NumericalWarning)
+            warnings.simplefilter("ignore", GPInputWarning)
+            try:
+                fitted = self._fit(space, told, self._belief, last, self.rate_hz)
+            except NUMERICAL_FAILURES:
+                fitted = None
+        self._surfaces = len(self._told), fitted
+        return fitted

@@ -1,77 +1,175 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gaussian processes of log energy and log latency over scaled log knobs, fitted by maximum a posteriori.
+"""Log latency and log energy over the points of a search: physics fitted to the trials, and a Gaussian process on top.
 
-A linear kernel carries the power laws that physics suggests, a Matérn-5/2 kernel with one length scale per knob what
-they leave over. Priors keep fits of five points sane; [Gardner et al., ICML 2014] for the constrained pair.
+What physics leaves over is small and smooth in the clocks, and hardly so in the batch, where a library may choose
+another kernel: a Matern-5/2 process with fixed scales, as found on measured boards. The parameters' own uncertainty
+enters through their Jacobian, so that both figures share it.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from botorch.exceptions.errors import ModelFittingError
-from botorch.exceptions.warnings import BotorchWarning
-from botorch.fit import fit_gpytorch_mll
-from botorch.models import SingleTaskGP
-from botorch.models.model_list_gp_regression import ModelListGP
-from botorch.models.transforms import Standardize
-from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import LinearKernel, MaternKernel, ScaleKernel
-from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import LogNormalPrior
-from linear_operator import to_dense
+from botorch.models.model import Model
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from gpytorch.distributions import MultitaskMultivariateNormal
+from gpytorch.kernels import MaternKernel
+from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.errors import NanError, NotPSDError
-from linear_operator.utils.warnings import NumericalWarning
 
-MAX_STEPS = 25
-NUMERICAL_FAILURES = (
-    ModelFittingError,
-    NotPSDError,
-    NanError,
-    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
-)
+from .calibration import Belief, Calibration, Trials, calibrate
+from .points import is_batch
+from .roofline import Offered, Settings, linearized
+
+RESIDUALS = (0.06, 0.12, 0.25, 0.5)
+"""Deviation of what physics leaves over of a log figure: the first that makes most trials credible."""
+DISBELIEVED, MOSTLY = 0.5, 0.8
+"""A trial weighing less is not believed; so large a share must be, but for a single one."""
+
+LENGTH = {"cores": 0.6, "batch": 0.3}
+OTHER_LENGTH = 0.5
+"""How far that reaches, in shares of a knob's logarithmic range."""
+
+NUMERICAL_FAILURES = (NotPSDError, NanError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+FIGURES = 2
 
 
-class DenseLinear(LinearKernel):  # type: ignore[misc]
-    """A linear kernel that adds to a dense one as a matrix; gpytorch's low-rank sum decomposes it at every step."""
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The points of a search: scaled logs of their knobs (`n x d` in [0, 1]) for the residual, settings for physics."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The kernel matrix, `m x m`."""
-        return to_dense(super().forward(*args, **kwargs))
+    scaled: torch.Tensor
+    settings: Settings
+    lengths: torch.Tensor
 
 
-def fit_surfaces(inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> ModelListGP | None:
-    """One GP per column of `targets` (m x t) over `inputs` (m x d); None with too few points or when the numerics fail.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Trials: indices of their points, and log latency (s) and log energy (J) of each, `m`."""
 
-    The global random state is left as it was.
+    indices: list[int]
+    latency: torch.Tensor
+    energy: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Surfaces:
+    """What is expected at every point: means and deviations of log latency (s) and log energy (J), each `n`."""
+
+    latency: torch.Tensor
+    latency_deviation: torch.Tensor
+    energy: torch.Tensor
+    energy_deviation: torch.Tensor
+    calibration: Calibration
+    weights: torch.Tensor
+    """How much each trial is believed, the lesser of its two figures', `m`."""
+
+
+class Expected(Model):
+    """The surfaces as a BoTorch model of points given by number, `n x 1 x 1`; outputs: log energy, log latency."""
+
+    def __init__(self, surfaces: Surfaces) -> None:
+        super().__init__()
+        self._mean = torch.stack([surfaces.energy, surfaces.latency], dim=-1)
+        self._variance = torch.stack([surfaces.energy_deviation, surfaces.latency_deviation], dim=-1) ** 2
+
+    @property
+    def num_outputs(self) -> int:
+        """Two."""
+        return FIGURES
+
+    def posterior(self, X: torch.Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:  # noqa: N803 - BoTorch's name
+        """Independent normals, `n x 1 x 2`."""
+        rows = X[..., 0].long()
+        mean, variance = self._mean[rows], self._variance[rows]
+        covariance = DiagLinearOperator(variance.flatten(-2))
+        return GPyTorchPosterior(MultitaskMultivariateNormal(mean, covariance, interleaved=True))
+
+
+def space_of(points: Sequence[Mapping[str, float]], knobs: Mapping[str, Sequence[float]]) -> Space:
+    """The space of these points; a knob of one value is a constant."""
+
+    def column(name: str) -> torch.Tensor:
+        return torch.tensor([point[name] for point in points], dtype=torch.float64)
+
+    def relative(name: str) -> torch.Tensor:
+        return column(name) / knobs[name][-1] if name in knobs else torch.ones(len(points), dtype=torch.float64)
+
+    scaled = [
+        (column(name) / values[0]).log() / (math.log(values[-1] / values[0]) or 1.0) for name, values in knobs.items()
+    ]
+    batches = [column(name) for name in knobs if is_batch(name)]
+    batch = torch.stack(batches).mean(0) if batches else torch.ones(len(points), dtype=torch.float64)
+    settings = Settings(relative("cores"), relative("cpu_hz"), relative("gpu_hz"), relative("emc_hz"), batch)
+    lengths = [LENGTH.get("batch" if is_batch(name) else name, OTHER_LENGTH) for name in knobs]
+    return Space(torch.stack(scaled, dim=-1), settings, torch.tensor(lengths, dtype=torch.float64))
+
+
+def fit_surfaces(
+    space: Space, told: Told, belief: Belief, last: torch.Tensor | None = None, rate_hz: float | None = None
+) -> Surfaces:
+    """Both surfaces given these trials, of batches back to back or at an offered load of `rate_hz` requests a second.
+
+    Raises one of `NUMERICAL_FAILURES`.
     """
-    if len(inputs) < 3:
-        return None
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        warnings.simplefilter("ignore", BotorchWarning)
-        warnings.simplefilter("ignore", NumericalWarning)
-        try:
-            return ModelListGP(*(_fitted(inputs, column) for column in torch.split(targets, 1, dim=1)))
-        except NUMERICAL_FAILURES:
-            return None
+    rows = told.indices
+    reference = _reference(space.settings[rows])
+    seconds = float(told.latency[reference])
+    offered = Offered(1.0 / (rate_hz * math.exp(seconds))) if rate_hz else None
+    period = offered.period if offered else 1.0 / float(space.settings.batch[rows[reference]])
+    joules = float(told.energy[reference]) - math.log(period)
+    logs = torch.cat([told.latency - seconds, told.energy - joules])
+    alike = _alike(space, rows)
+    for residual in RESIDUALS:
+        among = residual**2 * torch.kron(torch.eye(FIGURES, dtype=torch.float64), alike[rows])
+        trials = Trials(space.settings[rows], logs, among, offered)
+        fit = calibrate(trials, belief, last)
+        weights = torch.minimum(*fit.weights.chunk(FIGURES))
+        if int((weights < DISBELIEVED).sum()) <= max(1.0, (1 - MOSTLY) * len(rows)):
+            break
+    mean, variance = _conditional(space, trials, belief, fit, residual**2 * alike)
+    if not (mean.isfinite().all() and variance.isfinite().all()):
+        raise NanError("the surfaces are not finite")
+    deviation = variance.clamp(min=1e-8).sqrt()
+    count = len(space.scaled)
+    return Surfaces(mean[:count] + seconds, deviation[:count], mean[count:] + joules, deviation[count:], fit, weights)
 
 
-def _fitted(inputs: torch.Tensor, targets: torch.Tensor) -> SingleTaskGP:
-    """A GP with a linear and a Matérn-5/2 kernel, one length scale per knob; `inputs` m x d, `targets` m x 1."""
-    dimensions = inputs.shape[-1]
-    matern = MaternKernel(nu=2.5, ard_num_dims=dimensions, lengthscale_prior=LogNormalPrior(math.log(0.8), 0.9))
-    covariance = ScaleKernel(matern, outputscale_prior=LogNormalPrior(-1.0, 1.0)) + DenseLinear(ard_num_dims=dimensions)
-    noise = LogNormalPrior(math.log(2e-3), 1.5)
-    likelihood = GaussianLikelihood(noise_prior=noise, noise_constraint=GreaterThan(1e-5))
-    model = SingleTaskGP(
-        inputs, targets, covar_module=covariance, likelihood=likelihood, outcome_transform=Standardize(m=1)
-    )
-    fit_gpytorch_mll(
-        ExactMarginalLogLikelihood(model.likelihood, model), optimizer_kwargs={"options": {"maxiter": MAX_STEPS}}
-    )
-    return model
+def _reference(at: Settings) -> int:
+    """Which of these trials stands nearest to the fastest point: its latency and power are 1 from here on."""
+    return int((at.cores * at.cpu * at.gpu * at.emc / at.batch).argmax())
+
+
+def _conditional(
+    space: Space, trials: Trials, belief: Belief, fit: Calibration, between: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of the relative log figures at every point, `2n`: latencies, then energies."""
+    values, slopes = linearized(fit.theta, trials.at, trials.offered)
+    far_values, far_slopes = linearized(fit.theta, space.settings, trials.offered)
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(fit.covariance))
+    ridge = torch.diag(belief.deviation**-2)
+    spread = torch.cholesky_inverse(torch.linalg.cholesky(slopes.T @ precision @ slopes + ridge))
+    means, variances = [], []
+    count, seen = len(space.scaled), between.shape[1]
+    for figure in range(FIGURES):
+        here = slice(figure * count, (figure + 1) * count)
+        # One figure's residual says nothing of the other's.
+        gain = between @ precision[figure * seen : (figure + 1) * seen]
+        open_slopes = far_slopes[here] - gain @ slopes
+        means.append(far_values[here] + gain @ (trials.logs - values))
+        explained = (gain[:, figure * seen : (figure + 1) * seen] * between).sum(-1)
+        variances.append(between.max() - explained + ((open_slopes @ spread) * open_slopes).sum(-1))
+    return torch.cat(means), torch.cat(variances)
+
+
+def _alike(space: Space, rows: list[int]) -> torch.Tensor:
+    """Correlation of what physics leaves over between every point and the tried ones, `n x m`."""
+    kernel = MaternKernel(nu=2.5, ard_num_dims=len(space.lengths))
+    kernel.lengthscale = space.lengths
+    with torch.no_grad():
+        covariance: torch.Tensor = kernel(space.scaled, space.scaled[rows]).to_dense()
+    return covariance

@@ -12,8 +12,11 @@ import torch
 
 from boards.clocks import ClockPoint
 from boards.physics import idle_power_w, shipped
+from governor.calibration import Belief
+from governor.candidates import MOST
 from governor.errors import Infeasible, UnknownPoint
-from governor.search import ENOUGH, LIKELY, SURE, Search
+from governor.search import ENOUGH, SURE, Search
+from governor.surfaces import Space, Surfaces, Told, fit_surfaces
 
 GPU = (306e6, 612e6, 918e6, 1_300.5e6)
 EMC = (665.6e6, 2_133e6, 3_199e6)
@@ -44,17 +47,15 @@ def go(search: Search, trials: int, truth: Truth = physics) -> list[dict[str, fl
     return asked
 
 
-def test_the_first_points_are_a_star_around_the_fastest() -> None:
-    """The fastest point first: every clock at its top, batch 1; then one step from it along each knob."""
-    star = go(Search(KNOBS, 1.0, seed=0), 4)
-    top = {"gpu_hz": GPU[-1], "emc_hz": EMC[-1], "batch": 1.0}
-    assert star == [top, {**top, "gpu_hz": GPU[2]}, {**top, "emc_hz": EMC[1]}, {**top, "batch": 2.0}]
+def test_the_first_point_is_the_fastest() -> None:
+    """Every clock at its top, the smallest batch: where the objective is kept, if it is kept anywhere."""
+    assert Search(KNOBS, 1.0, seed=0).ask() == {"gpu_hz": GPU[-1], "emc_hz": EMC[-1], "batch": 1.0}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_finds_the_optimum_of_the_virtual_board(seed: int) -> None:
     """Within 10 % of the cheapest feasible point in 10 trials of 36, with 2 % of noise on every figure."""
-    search, rng = Search(KNOBS, 0.024, seed), random.Random(seed)
+    search, rng = Search(KNOBS, 0.024, seed, rate_hz=RATE_HZ), random.Random(seed)
 
     def noisy(point: Mapping[str, float]) -> Figures:
         latency_s, energy_j = physics(point)
@@ -90,11 +91,12 @@ def test_trials_told_by_an_earlier_run_are_as_good_as_asked() -> None:
     assert resumed.ask() == first.ask()
 
 
-def test_no_point_is_asked_twice_and_the_grid_ends() -> None:
-    """When every point was tried, there is none left."""
+def test_every_point_is_asked_and_then_there_is_none() -> None:
+    """At most one of them twice: a trial too good to be true."""
     search = Search({"gpu_hz": GPU[1:], "batch": (1.0, 2.0)}, 0.5, seed=0)
     asked = go(search, 99)
-    assert len(asked) == 6 == len({tuple(point.items()) for point in asked})
+    assert len({tuple(point.items()) for point in asked}) == 6
+    assert len(asked) <= 7
     assert search.ask() is None
 
 
@@ -195,7 +197,7 @@ def test_once_feasible_is_known_only_likely_points_are_tried() -> None:
     asked = go(search, 9)
     missed = [point for point in asked[ENOUGH:] if physics(point)[0] > limit_s]
     grid = [point for point in search.points if physics(point)[0] > limit_s]
-    assert len(grid) > LIKELY * len(search.points)
+    assert len(grid) > 0.5 * len(search.points)
     assert len(missed) <= 2
 
 
@@ -211,7 +213,7 @@ def test_once_feasible_is_known_only_likely_points_are_tried() -> None:
 def test_degenerate_figures_do_not_stop_it(truth: Truth) -> None:
     """Where a fit says nothing or fails, it goes on with the nearest untried point, to the end of the grid."""
     search = Search({"gpu_hz": GPU[1:], "batch": (1.0, 2.0)}, 0.05, seed=0)
-    assert len(go(search, 99, truth)) == 6
+    assert 6 <= len(go(search, 99, truth)) <= 8
     assert search.best() is not None
 
 
@@ -234,3 +236,90 @@ def test_before_any_trial_there_is_no_best() -> None:
     assert search.best() is None
     search.tell(search.points[0], 0.02, 1.0)
     assert search.best() is None
+
+
+def measured(point: Mapping[str, float]) -> Figures:
+    """Latency (s) and joules per sample of batches back to back on the virtual board."""
+    clocks = {name: int(value) for name, value in point.items() if name != "batch"}
+    at = ClockPoint(**{**clocks, "gpu_min_hz": clocks["gpu_hz"]})
+    seconds = RESNET.latency_s(at, point["batch"])
+    return seconds, seconds * RESNET.busy_power_w(at, point["batch"]) / point["batch"]
+
+
+WIDE = {"gpu_hz": tuple(306e6 + 100e6 * step for step in range(10)), "emc_hz": EMC, "batch": (1.0, 2.0, 4.0, 8.0)}
+
+
+@pytest.mark.parametrize("lie", [(1.0, 18 / 52), (0.4, 2.0)], ids=["a meter that lies", "clocks that were not applied"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_wild_reading_does_not_flip_the_optimum(seed: int, lie: Figures) -> None:
+    """A trial whose meter or whose clocks lied costs little: the point chosen stays within 10 % of the optimum."""
+    search, rng, limit_s = Search(WIDE, 0.1, seed), random.Random(seed), 0.1
+    for number in range(14):
+        point = search.ask()
+        assert point is not None
+        latency_s, energy_j = measured(point)
+        if number == 5:
+            latency_s, energy_j = latency_s * lie[0], energy_j * lie[1]
+        search.tell(point, latency_s * math.exp(rng.gauss(0, 0.02)), energy_j * math.exp(rng.gauss(0, 0.02)))
+    best = search.best()
+    assert best is not None
+    cheapest = min(measured(point)[1] for point in search.points if measured(point)[0] <= limit_s)
+    assert measured(best.point)[0] <= limit_s * 1.02
+    assert measured(best.point)[1] <= 1.1 * cheapest
+
+
+def test_a_trial_too_good_to_be_true_is_repeated() -> None:
+    """Once, when it would decide the matter."""
+    search = Search(WIDE, 0.2, seed=0)
+    go(search, 8, measured)
+    wild = search.ask()
+    assert wild is not None
+    search.tell(wild, measured(wild)[0], measured(wild)[1] / 4)
+    assert search.ask() == wild
+    search.tell(wild, *measured(wild))
+    assert search.ask() != wild
+
+
+def test_predictions_carry_their_doubt() -> None:
+    """Untried points far away are less certain than those tried; before any trial nothing is known."""
+    search = Search(WIDE, 0.1, seed=0)
+    assert search.predict(search.points[:1])[0].latency_deviation == math.inf
+    asked = go(search, 8, measured)
+    tried = search.predict(asked)
+    everything = search.predict(search.points)
+    assert max(seen.latency_deviation for seen in tried) < max(other.latency_deviation for other in everything)
+    for point, seen in zip(asked, tried, strict=True):
+        assert seen.latency_s == pytest.approx(measured(point)[0], rel=0.1)
+        assert seen.energy_j == pytest.approx(measured(point)[1], rel=0.1)
+    with pytest.raises(UnknownPoint):
+        search.predict([{"gpu_hz": 1.0}])
+
+
+def test_several_models_have_batch_limits_of_their_own() -> None:
+    """Their product is sampled where it is too large; a point left out of the sample may be told all the same."""
+    sizes = tuple(float(1 << power) for power in range(6))
+    knobs = {"gpu_hz": WIDE["gpu_hz"], "emc_hz": EMC} | {f"batch.{name}": sizes for name in "abcd"}
+    search = Search(knobs, 0.5, seed=0)
+    assert len(search.points) <= MOST + 1
+    slowest = {name: values[0] for name, values in search.knobs.items()}
+    for point in ({**slowest, "gpu_hz": WIDE["gpu_hz"][1]}, search.ask(), slowest):
+        assert point is not None
+        search.tell(point, 0.1, 1.0)
+    assert search.ask() is not None
+
+
+def test_a_fit_that_fails_does_not_stop_the_search() -> None:
+    """While the numerics fail, the untried point nearest to the best is asked for; the best is the cheapest seen."""
+    calls: list[int] = []
+
+    def failing(space: Space, told: Told, belief: Belief, last: torch.Tensor | None, rate_hz: float | None) -> Surfaces:
+        calls.append(len(told.indices))
+        if len(calls) % 2:
+            raise torch.linalg.LinAlgError("not positive definite")
+        return fit_surfaces(space, told, belief, last, rate_hz)
+
+    search = Search(WIDE, 0.1, seed=0, fit=failing)
+    asked = go(search, 10, measured)
+    assert len(asked) == 10
+    assert calls
+    assert search.best() is not None
