@@ -21,6 +21,9 @@ ENERGY = 0.08
 LATENCY = 0.1
 """So is a latency quantile at this one, or as soon as it lies on one side of the limit for sure."""
 
+SHORTEST_S = 1.0
+"""However short trials are to be, none is given up before: an INA3221's average over 430 ms has told nothing by then."""
+
 LOOKS = 10.0
 """A window is looked at anew when it has grown by a segment, and by a tenth."""
 
@@ -85,7 +88,7 @@ class Window:
     @property
     def may_go_on(self) -> bool:
         """Whether the trial may measure on."""
-        return self.span_s < WINDOWS * self._trial_s
+        return self.span_s < max(WINDOWS * self._trial_s, SHORTEST_S)
 
     def standing(self, demand: Demand, limits: Mapping[str, int]) -> Standing:
         """What it knows; looked at anew as it grows, the longer it is the less often."""
