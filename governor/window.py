@@ -22,7 +22,7 @@ LATENCY = 0.1
 """So is a latency quantile at this one, or as soon as it lies on one side of the limit for sure."""
 
 SHORTEST_S = 1.0
-"""However short trials are to be, none is given up before: an INA3221's average over 430 ms has told nothing by then."""
+"""However short trials are to be, none is given up before: the average of an INA3221 over 430 ms says nothing yet."""
 
 LOOKS = 10.0
 """A window is looked at anew when it has grown by a segment, and by a tenth."""
