@@ -20,6 +20,7 @@ from governor.loop import Governor
 from governor.points import Best, MakeSearch, Point, Searcher
 from governor.simulated_board import SimulatedBoard
 from governor.simulation import Inline, SimulatedModel, Simulation
+from governor.status import Phase
 from telemetry.durable import read_log
 from telemetry.instance_page import InstanceInfo
 
@@ -156,6 +157,11 @@ class Explored(Simulation):
     def trials(self) -> int:
         """How many were made."""
         return len(self.status.trials)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a point is held for good."""
+        return self.status.phase is Phase.HOLDING and not self.status.paused
 
     def written(self) -> list[Trial]:
         """The trials as the history has them: as they were judged when they ended."""

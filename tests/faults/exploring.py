@@ -32,7 +32,7 @@ def broken(tally: Tally) -> None:
     """Row 11: what breaks the objective is seen, left for the fastest point, and not tried again soon."""
     windows = breaches = 0
     for seed in tally.thin(range(SURFACES)):
-        product = seed % WITH_SEARCH == 0
+        product = seed % WITH_SEARCH == WITH_SEARCH - 1
         in_breach, count = _explored(tally, seed, product=product)
         tally.inject(real=False, kind="product's search" if product else "reckless search")
         breaches, windows = breaches + in_breach, windows + count
@@ -56,8 +56,8 @@ def _explored(tally: Tally, seed: int, *, product: bool) -> tuple[int, int]:
     what, trials = f"surface {seed}", SEARCHED if product else TRIALS
     make = {"make_search": bayesian_search} if product else {}
     with explored(RandomSurface(seed), trials=trials, **make) as made:
-        made.until(lambda: made.trials >= trials or made.status.faults["tick"], LONGEST_S)
-        done = made.trials >= trials or (product and made.status.phase is Phase.HOLDING)
+        made.until(lambda: made.trials >= trials or made.settled or made.status.faults["tick"], LONGEST_S)
+        done = made.trials >= trials or (product and made.settled)
         tally.expect(done, f"{what}: {made.trials} trials in {made.lived_s:.0f} s ({made.status.phase})")
         made.live(HELD_S)
         counts = kept(tally, made, what)
@@ -75,7 +75,7 @@ def _stepped(tally: Tally, seed: int) -> tuple[int, int]:
         made.live(ROUSED_S)
         _step(tally, made, 1.0, f"{what} down")
         made.live(ROUSED_S)
-        return kept(tally, made, what)
+        return kept(tally, made, what, pauses=False)
 
 
 def _step(tally: Tally, made: Explored, times: float, what: str) -> None:

@@ -34,6 +34,7 @@ class Mutant:
     every: int
 
 
+COURSE = "governor/course.py"
 DURABLE, SERVICE, TREE = "telemetry/durable.py", "governor/clockd/service.py", "boards/tree.py"
 REMEMBER = "        self._remember(board)\n        first, self.lease"
 REQUEST = "            applied = board.request(request.point)\n"
@@ -83,6 +84,32 @@ MUTANTS = (
         "a socket for everybody",
         (Edit("governor/clockd/peers.py", "peer.uid in (0, own_uid)", "peer.uid >= 0"),),
         "32", 100,
+    ),
+    Mutant(
+        "a governor that stays where the objective broke",
+        (Edit(COURSE, "            self._cool_at(self.tuning.fastest(), self._config.slo_window_s)\n",
+              "            self._go_on()\n"),),
+        "11", 99,
+    ),
+    Mutant(
+        "a governor that tries again what broke the objective",
+        (Edit("governor/lessons.py", "return 0 <= now_s - self._broke.get", "return 1e9 <= now_s - self._broke.get"),),
+        "11", 99,
+    ),
+    Mutant(
+        "a governor that explores however much it breaks",
+        (Edit(COURSE, "and self._allowance.wait_s > 0 and", "and self._allowance.wait_s > 1e9 and"),),
+        "11", 99,
+    ),
+    Mutant(
+        "a load step that is blamed on the point",
+        (Edit("governor/measurement.py", "        if self._demand.changed(window.span_s)", "        if False"),),
+        "12", 10,
+    ),
+    Mutant(
+        "a fit that ends the course",
+        (Edit("governor/thoughts.py", "if (error := thought.exception()) is None:", "if True:"),),
+        "13", 5,
     ),
 )  # fmt: skip
 

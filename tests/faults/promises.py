@@ -19,17 +19,23 @@ SHARE = 0.01
 """Windows of a run that may be in breach."""
 PLAIN = 0.005
 """A breach is plain when luck would show so many late requests less often; stricter than one verdict of the guard, as
-it is asked at every late request."""
+it is asked again at every late request."""
+LEEWAY = 2
+"""A breach across an edge breaks one window, two or none, by where windows begin."""
 AFFORDED = 3
 """Extensions of a run by the windows that make up for its last breaches."""
 IN_A_ROW = 3
 """As many never are."""
 
 
-def kept(tally: Tally, made: Explored, what: str) -> tuple[int, int]:
-    """The rules that hold whenever the objective may be broken; windows in breach, and windows at all."""
+def kept(tally: Tally, made: Explored, what: str, *, pauses: bool = True) -> tuple[int, int]:
+    """The rules that hold whenever the objective may be broken; windows in breach, and windows at all.
+
+    `pauses`: whether all that was broken is exploring's doing, which then has to wait.
+    """
     slo = Slo(made.surface.quantile, made.surface.limit_s, made.config.slo_window_s)
     _stepped_back(tally, made, slo, what)
+    _left(tally, made, what)
     _not_retried(tally, made, what)
     tally.same(made.status.faults["tick"], 0, f"{what}: ticks that failed")
     breaches = sum(trial.outcome == "violated" for trial in made.written())
@@ -38,6 +44,8 @@ def kept(tally: Tally, made: Explored, what: str) -> tuple[int, int]:
     # some are noticed where a point was kept after its trial
     tally.expect(breaches <= named, f"{what}: {breaches} trials broke the objective, {named} breaches were counted")
     broken = _worked_off(made, slo)
+    if pauses:
+        _paused(tally, made, broken, slo, what)
     runs = "".join("x" if window else "." for window in broken)
     tally.expect("x" * IN_A_ROW not in runs, f"{what}: {IN_A_ROW} windows in a row in breach")
     tally.expect(sum(broken) <= max(1.0, SHARE * len(broken)), f"{what}: {sum(broken)} of {len(broken)} in breach")
@@ -68,15 +76,20 @@ def broken_windows(samples: Sequence[Sample], slo: Slo, begin_s: float, end_s: f
 
 
 def plain_s(samples: Sequence[Sample], ends_s: Sequence[float], slo: Slo, stay: Stay) -> float | None:
-    """When a point's breach was plain: its own requests of the last window proved it as one of them ended."""
-    first, last = bisect_right(ends_s, stay.begin_s), bisect_right(ends_s, stay.end_s)
-    own = [sample for sample in samples[first:last] if sample.arrival_ns >= 1e9 * stay.begin_s]
-    for number, sample in enumerate(own):
-        if sample.latency_s > slo.limit_s:
-            recent = [other for other in own[: number + 1] if other.end_ns > sample.end_ns - 1e9 * slo.window_s]
-            late = sum(other.latency_s > slo.limit_s for other in recent)
-            if chance_of_late(late, len(recent), 1 - slo.quantile) < PLAIN:
-                return sample.end_ns / 1e9
+    """When a point's breach was plain: a whole window of its own requests proved it as the last of them ended.
+
+    That luck does so once in a long stay is sure, so that from the third window on it takes two of them.
+    """
+    first = bisect_left(ends_s, stay.begin_s + slo.window_s)
+    for number in range(first, bisect_right(ends_s, stay.end_s)):
+        if samples[number].latency_s <= slo.limit_s:
+            continue
+        edges = [bisect_left(ends_s, ends_s[number] - windows * slo.window_s) for windows in (2, 1)]
+        own = [sample for sample in samples[edges[1] : number + 1] if sample.arrival_ns >= 1e9 * stay.begin_s]
+        late = sum(sample.latency_s > slo.limit_s for sample in own)
+        early = ends_s[number] < stay.begin_s + 2 * slo.window_s
+        if chance_of_late(late, len(own), 1 - slo.quantile) < PLAIN and (early or _broken(samples[slice(*edges)], slo)):
+            return ends_s[number]
     return None
 
 
@@ -94,6 +107,26 @@ def _stepped_back(tally: Tally, made: Explored, slo: Slo, what: str) -> None:
         )
         if after is not None:
             tally.expect(made.is_safe(after.point), f"{what}: from a breach at {stay.point} to {after.point}")
+
+
+def _left(tally: Tally, made: Explored, what: str) -> None:
+    """Once a trial has shown a breach, the fastest point is asked for within a second."""
+    safe_s = [stay.begin_s for stay in made.stays if made.is_safe(stay.point)]
+    for trial in made.written():
+        if trial.outcome == "violated" and not made.is_safe(trial.point):
+            after = bisect_left(safe_s, trial.end_s - STEP_S / 2)
+            soon = after < len(safe_s) and safe_s[after] <= trial.end_s + SAFE_WITHIN_S
+            tally.expect(soon, f"{what}: {trial.point} broke the objective, and the fastest point was not asked for")
+
+
+def _paused(tally: Tally, made: Explored, broken: Sequence[bool], slo: Slo, what: str) -> None:
+    """No trial begins while more windows than their share are broken, but for what depends on where windows begin."""
+    for trial in made.written():
+        before = max(0, int((trial.end_s - trial.window_s - made.asked_for[0][0]) / slo.window_s))
+        share = max(1.0, SHARE * before) + LEEWAY
+        tally.expect(
+            sum(broken[:before]) <= share, f"{what}: a trial after {sum(broken[:before])} of {before} in breach"
+        )
 
 
 def _not_retried(tally: Tally, made: Explored, what: str) -> None:

@@ -23,9 +23,9 @@ from predictor.queueing import ServiceTimes, replay
 MAX_BATCH = 8
 BUMP = 0.04
 """Standard deviation of the log of what physics does not say of a point."""
-REQUESTS = 250
+REQUESTS = 600
 """Arrivals of the replay that says what a point's latency is."""
-MARGIN = 0.85
+MARGIN = 0.7
 """A point is called good if it keeps the objective by as much: at the limit itself it is luck."""
 GOOD, BAD = 24, 4
 """Points of either kind that are proposed."""
@@ -73,7 +73,7 @@ class RandomSurface:
         """Requests per second; single ones at full clocks keep it busy for a fifth or a third."""
         self.quantile = draw.choice((0.9, 0.95, 0.99))
         self._trace_s = list(itertools.accumulate(draw.expovariate(peak * self.rate_hz) for _ in range(REQUESTS)))
-        self.limit_s = self.replayed_s(self.safe) * draw.uniform(1.3, 2.5)
+        self.limit_s = self.replayed_s(self.safe) * draw.uniform(1.7, 2.8)
         self.good: list[Point] = []
         """Some points that keep the objective with a margin, the safe one not among them."""
         self.bad: list[Point] = []

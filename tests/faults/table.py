@@ -22,6 +22,9 @@ ROWS = {
         Row("8", "power sensor frozen", 50, "readings:frozen"),
         Row("9", "temperature unreadable", 20, "readings:blind"),
         Row("10", "thermal or over-current throttle inside a trial", 100, "readings:throttled"),
+        Row("11", "latency objective broken while exploring", 200, "exploring:broken", real=0, limit_s=5400.0, thin=39),
+        Row("12", "load step x3 during a trial", 50, "exploring:stepped", real=0, thin=10),
+        Row("13", "fit fails or takes long", 50, "fits:failing", real=0, thin=5),
         Row("29", "metrics port taken", 10, "port:taken", thin=4),
         Row("1", "sysfs write EPERM or EACCES", 100, "writes:denied", thin=10),
         Row("2", "EBUSY or EAGAIN, once and lasting", 100, "writes:busy"),
@@ -29,6 +32,6 @@ ROWS = {
         Row("16", "governor hangs", 50, "hangs:hung"),
         Row("14", "governor killed at any instant", 400, "governors:killed", real=400, thin=7),
         Row("15", "clockd killed at any instant", 236, "kills:clockd_killed", real=236, thin=7),
-        Row("mutants", "safeguards taken away one by one", 11, "mutants:noticed", real=11, limit_s=1200.0, thin=4),
+        Row("mutants", "safeguards taken away one by one", 16, "mutants:noticed", real=11, limit_s=2400.0, thin=4),
     )
 }

@@ -36,22 +36,28 @@ def test_failed_requests_break_a_window() -> None:
     assert broken_windows(failed, SLO, 0.0, 10.0) == [True]
 
 
-def test_a_breach_is_plain_once_luck_cannot_explain_it() -> None:
-    """With one in twenty allowed to be late, the fourth of four in a row is beyond luck; a single one is not."""
-    stay = Stay({}, 0.0, 20.0)
-    samples = served([0.05] * 5 + [0.2] * 4 + [0.05] * 20)
-    at_s = plain_s(samples, [sample.end_ns / 1e9 for sample in samples], SLO, stay)
-    assert at_s == pytest.approx(0.8 + 0.2)
-    kept = served([0.05] * 5 + [0.2] + [0.05] * 20)
-    assert plain_s(kept, [sample.end_ns / 1e9 for sample in kept], SLO, stay) is None
+def plain(samples: list[Sample], stay: Stay) -> float | None:
+    return plain_s(samples, [sample.end_ns / 1e9 for sample in samples], SLO, stay)
+
+
+def test_a_breach_is_plain_once_a_whole_window_proves_it() -> None:
+    """Half of all late for good: seen at the end of the first window, and not if the point is left before."""
+    samples = served([0.05, 0.2] * 100)
+    at_s = plain(samples, Stay({}, 0.0, 20.0))
+    assert at_s == pytest.approx(10.0, abs=0.3)
+    assert plain(samples, Stay({}, 0.0, 9.0)) is None
+
+
+def test_luck_is_no_plain_breach() -> None:
+    """Where one in twenty may be late, one in sixteen is luck."""
+    assert plain(served(([0.05] * 15 + [0.2]) * 20), Stay({}, 0.0, 30.0)) is None
 
 
 def test_what_arrived_before_a_stay_is_not_its_fault() -> None:
     """Requests that waited since before the point was asked for are late because of the one before."""
-    samples = served([0.5] * 10)
-    ends_s = [sample.end_ns / 1e9 for sample in samples]
-    assert plain_s(samples, ends_s, SLO, Stay({}, 0.0, 5.0)) is not None
-    assert plain_s(samples, ends_s, SLO, Stay({}, 0.95, 5.0)) is None
+    samples = served([0.5] * 130 + [0.05] * 300)
+    assert plain(samples, Stay({}, 0.0, 20.0)) is not None
+    assert plain(samples, Stay({}, 13.0, 40.0)) is None
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
