@@ -44,7 +44,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def handler(args: argparse.Namespace) -> int:
     """Print the report; 1 if no point tried keeps the SLO or there is none, 2 if a file cannot be read or written."""
-    from ..explain.offered import offered_hz
     from ..explain.report import make_report
     from ..history import FILE, sound_rows
     from ..subjects import read_subjects
@@ -54,7 +53,7 @@ def handler(args: argparse.Namespace) -> int:
     try:
         logs = read_subjects(path)
         # what follows the last newline may still be being written
-        rows, damaged = sound_rows(path.read_bytes().rpartition(b"\n")[0] if path.exists() else b"")
+        _, damaged = sound_rows(path.read_bytes().rpartition(b"\n")[0] if path.exists() else b"")
     except OSError as error:
         print(f"teg explain: {path} cannot be read: {error}", file=sys.stderr)
         return USAGE
@@ -64,7 +63,7 @@ def handler(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         print(f"fitting surfaces to {len(log.since_reopening)} trials ...", file=sys.stderr)
     others = [other for other in logs if other is not log]
-    report = make_report(log, _search, damaged, others, offered_hz(rows, log.digest))
+    report = make_report(log, _search, damaged, others)
     try:
         # before anything is printed: whoever reads it may go (`teg explain | head`)
         drawn = _draw(report, args)

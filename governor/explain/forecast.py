@@ -68,7 +68,7 @@ class Forecast:
     Trials from before the search was last opened again measured another world: to the search they are another workload.
     """
 
-    def __init__(self, past: SubjectLog, make: MakeForecaster, rate_hz: float | None) -> None:
+    def __init__(self, past: SubjectLog, make: MakeForecaster) -> None:
         self._knobs = past.subject.knobs
         self._slo_s = slo_s(past)
         self._trials = past.since_reopening
@@ -79,7 +79,7 @@ class Forecast:
             earlier = [record for record in past.trials[:first] if self._usable(record)]
             prior = [_table(earlier, self._knobs)] if earlier else []
             try:
-                self._search = make(self._knobs, self._slo_s, prior, rate_hz)
+                self._search = make(self._knobs, self._slo_s, prior, past.rate_hz)
             except ValueError as error:
                 # A history that somebody wrote by hand is told as it is, without surfaces.
                 log.warning("nothing can be expected of such knobs: %s", error)

@@ -29,7 +29,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "notes": notes(report),
         "subject": subject_json(report.log),
         "slo_s": report.slo_s,
-        "rate_hz": report.rate_hz,
+        "rate_hz": report.log.rate_hz,
         "held": report.held_now,
         "chosen": _choice(report.chosen),
         "best": _choice(report.best),

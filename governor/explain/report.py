@@ -48,8 +48,6 @@ class Report:
 
     log: SubjectLog
     slo_s: float
-    rate_hz: float | None
-    """Requests per second offered to the board; None if the history does not say."""
     damaged: int
     """Records of the whole history that could not be read."""
     others: tuple[SubjectLog, ...]
@@ -103,21 +101,12 @@ class Report:
         return expected.probability_feasible if expected else None
 
 
-def make_report(
-    log: SubjectLog,
-    make: MakeForecaster,
-    damaged: int = 0,
-    others: Sequence[SubjectLog] = (),
-    rate_hz: float | None = None,
-) -> Report:
-    """The report on a subject to which `rate_hz` requests per second are offered, where that is known.
-
-    Raises `ValueError` on a subject without an SLO.
-    """
+def make_report(log: SubjectLog, make: MakeForecaster, damaged: int = 0, others: Sequence[SubjectLog] = ()) -> Report:
+    """The report on a subject; raises `ValueError` on one without an SLO."""
     if not log.subject.slos:
         raise ValueError("a subject without an SLO cannot be explained")
     knobs = log.subject.knobs
-    forecast = Forecast(log, make, rate_hz)
+    forecast = Forecast(log, make)
     hold = _last_hold(log)
     held = hold.point if hold and hold.feasible and hold.trials == len(log.trials) else None
     chosen = held or forecast.best
@@ -128,7 +117,6 @@ def make_report(
     return Report(
         log=log,
         slo_s=slo_s(log),
-        rate_hz=rate_hz,
         damaged=damaged,
         others=tuple(others),
         answer=_answer(forecast.tried, measured, chosen),

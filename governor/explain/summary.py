@@ -24,7 +24,7 @@ def subject_line(report: Report) -> str:
     """What was tuned."""
     subject = report.log.subject
     kind = " (virtual board)" if subject.virtual and "virtual" not in subject.board else ""
-    load = f" at {report.rate_hz:.3g} requests/s" if report.rate_hz else ""
+    load = f" at {report.log.rate_hz:.3g} requests/s" if report.log.rate_hz else ""
     return f"{' + '.join(subject.models)} on {subject.board}{kind}, {words.promise(subject.slos[0])}{load}"
 
 

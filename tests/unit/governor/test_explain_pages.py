@@ -29,7 +29,6 @@ from explaining import (
 
 from governor.cli import DONE, NO, USAGE, main
 from governor.explain.canvas import DARK, LIGHT, png
-from governor.explain.offered import offered_hz
 from governor.explain.page import Plots, page
 from governor.explain.plots import drawings
 from governor.explain.report import Report, make_report
@@ -280,12 +279,3 @@ def test_the_products_search_is_asked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert report["chosen"]["expected"]["latency_s"] == pytest.approx(latency_s(CHEAP), rel=0.2)
     assert report["trials"][-1]["expected_before"] is not None
     assert report["slices"].keys() == {"gpu_hz", "batch"}
-
-
-@pytest.mark.parametrize("load", [None, 3, [], {}, {"a": -1}, {"a": "x"}, {"a": 10**400}], ids=repr)
-def test_a_load_that_is_none_is_not_known(load: object) -> None:
-    """The last trial of the subject that says one is believed."""
-    rows = [{"kind": "trial", "subject": "s", "load_hz": load}]
-    assert offered_hz(rows, "s") is None
-    good = {"kind": "trial", "subject": "s", "load_hz": {"a": 15.0, "b": 5.0}}
-    assert offered_hz([good, *rows, {**good, "subject": "t", "load_hz": {"a": 1.0}}], "s") == 20.0
