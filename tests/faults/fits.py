@@ -14,12 +14,14 @@ from botorch.exceptions.errors import ModelFittingError
 from linear_operator.utils.errors import NanError, NotPSDError
 
 from governor.points import Point, Searcher
+from governor.search import Search
 from governor.status import Phase
+from governor.surfaces import Surfaces, fit_surfaces
 from governor.trial import Feasible
 
 from .explored import STEP_S, Explored, Reckless, explored
 from .record import Tally
-from .surface import RandomSurface
+from .surface import KNOBS, RandomSurface, grid
 
 TICK_S = 1.0
 """The next tick comes within so many seconds, by the wall."""
@@ -57,6 +59,46 @@ def failing(tally: Tally) -> None:
     cases = tally.thin([*ERRORS] * 8 + [LATE] * 10)
     for first in range(0, len(cases), A_WORLD):
         _world(tally, cases[first : first + A_WORLD], seed=first)
+    for seed, case in enumerate(tally.thin([*ERRORS] * 2)):
+        _inside(tally, case, seed)
+
+
+def _inside(tally: Tally, case: str, seed: int) -> None:
+    """A fit fails inside the product's search: it still names what was seen feasible, and recovers with the next."""
+    what, fit = f"{case} inside the search", Fails(ERRORS[case])
+    surface = RandomSurface(seed)
+    knobs = {name: sorted({point[name] for point in grid()}) for name in KNOBS}
+    search = Search(knobs, surface.limit_s, seed, fit=fit)
+    told = [surface.safe, *surface.good[:3], *surface.bad[:1]]
+    for number, point in enumerate(told):
+        search.tell(point, surface.replayed_s(point), 1.0 + 0.1 * number)
+    fit.failing = True
+    tally.inject(real=False, kind=what)
+    try:
+        asked, best = search.ask(), search.best()
+    except Exception as error:  # noqa: BLE001 - what a search lets out is the governor's to bear, as above
+        tally.expect(type(error) is type(ERRORS[case]()), f"{what}: {error!r}")
+    else:
+        tally.expect(asked in search.points, f"{what}: asked for {asked}")
+        tally.expect(best is not None and best.point in told[:-1], f"{what}: the best is {best}")
+    fit.failing = False
+    search.tell(surface.good[0], surface.replayed_s(surface.good[0]), 1.0)
+    tally.expect(search.ask() in search.points and search.best() is not None, f"{what}: it never recovers")
+    tally.expect(fit.calls >= 2, f"{what}: nothing was fitted")
+
+
+class Fails:
+    """Fits as the product does, or fails."""
+
+    def __init__(self, make: Callable[[], Exception]) -> None:
+        self.failing, self.calls, self._make = False, 0, make
+
+    def __call__(self, *told: Any) -> Surfaces:
+        """The surfaces."""
+        self.calls += 1
+        if self.failing:
+            raise self._make()
+        return fit_surfaces(*told)
 
 
 class Patient(ThreadPoolExecutor):
