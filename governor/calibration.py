@@ -22,7 +22,7 @@ NOISE = 0.03
 FREEDOM = 4.0
 """Degrees of freedom of the noise's Student-t distribution."""
 
-EXPECTED = 2.0
+EXPECTED = 3.0
 """Deviations from what the other trials say that surprise nobody."""
 
 STEPS = 12

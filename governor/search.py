@@ -23,7 +23,7 @@ from .calibration import Belief
 from .candidates import Candidates
 from .errors import Infeasible
 from .points import Best, Point, Predicted, Table
-from .prior import belief_of
+from .prior import belief_of, lessons_of
 from .surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, space_of
 
 ENOUGH = 5
@@ -85,7 +85,7 @@ class Search:
         self.rate_hz = rate_hz
         """May be set as more is known of the load, before the trials are told again."""
         self._fit = fit
-        self._belief = belief_of(prior or ())
+        self._lessons = lessons_of(prior or ())
         self._told: list[Observation] = []
         self._asked: set[int] = set()
         self._repeated: set[int] = set()
@@ -232,6 +232,13 @@ class Search:
             self._surfaces = 0, None
         return self._space
 
+    def _belief(self, space: Space) -> Belief:
+        """What is believed before the trials, given the power that the first of them drew."""
+        first = self._told[0]
+        batch = float(space.settings.batch[first.index])
+        power_w = first.energy_j * (self.rate_hz or batch / first.latency_s)
+        return belief_of(self._lessons, power_w)
+
     def _fitted(self) -> Surfaces | None:
         """The surfaces fitted to all tells; None without any, and when the numerics fail."""
         space = self._where()
@@ -247,7 +254,7 @@ class Search:
             warnings.simplefilter("ignore", NumericalWarning)
             warnings.simplefilter("ignore", GPInputWarning)
             try:
-                fitted = self._fit(space, told, self._belief, last, self.rate_hz)
+                fitted = self._fit(space, told, self._belief(space), last, self.rate_hz)
             except NUMERICAL_FAILURES:
                 fitted = None
         self._surfaces = len(self._told), fitted

@@ -27,8 +27,8 @@ from .roofline import Offered, Settings, linearized
 
 RESIDUALS = (0.06, 0.12, 0.25, 0.5)
 """Deviation of what physics leaves over of a log figure: the first that makes most trials credible."""
-DISBELIEVED, MOSTLY = 0.5, 0.8
-"""A trial weighing less is not believed; so large a share must be, but for a single one."""
+DISBELIEVED, FEW, SHARE = 0.25, 2.0, 1 / 3
+"""A trial weighing less is not believed; that may be a few, or such a share."""
 
 LENGTH = {"cores": 0.6, "batch": 0.3}
 OTHER_LENGTH = 0.5
@@ -117,21 +117,21 @@ def fit_surfaces(
     Raises one of `NUMERICAL_FAILURES`.
     """
     rows = told.indices
-    reference = _reference(space.settings[rows])
-    seconds = float(told.latency[reference])
+    first = reference(space.settings[rows])
+    seconds = float(told.latency[first])
     offered = Offered(1.0 / (rate_hz * math.exp(seconds))) if rate_hz else None
-    period = offered.period if offered else 1.0 / float(space.settings.batch[rows[reference]])
-    joules = float(told.energy[reference]) - math.log(period)
+    period = offered.period if offered else 1.0 / float(space.settings.batch[rows[first]])
+    joules = float(told.energy[first]) - math.log(period)
     logs = torch.cat([told.latency - seconds, told.energy - joules])
-    alike = _alike(space, rows)
+    similar = alike(space, rows)
     for residual in RESIDUALS:
-        among = residual**2 * torch.kron(torch.eye(FIGURES, dtype=torch.float64), alike[rows])
+        among = residual**2 * torch.kron(torch.eye(FIGURES, dtype=torch.float64), similar[rows])
         trials = Trials(space.settings[rows], logs, among, offered)
         fit = calibrate(trials, belief, last)
         weights = torch.minimum(*fit.weights.chunk(FIGURES))
-        if int((weights < DISBELIEVED).sum()) <= max(1.0, (1 - MOSTLY) * len(rows)):
+        if int((weights < DISBELIEVED).sum()) <= max(FEW, SHARE * len(rows)):
             break
-    mean, variance = _conditional(space, trials, belief, fit, residual**2 * alike)
+    mean, variance = _conditional(space, trials, belief, fit, residual, residual**2 * similar)
     if not (mean.isfinite().all() and variance.isfinite().all()):
         raise NanError("the surfaces are not finite")
     deviation = variance.clamp(min=1e-8).sqrt()
@@ -139,15 +139,18 @@ def fit_surfaces(
     return Surfaces(mean[:count] + seconds, deviation[:count], mean[count:] + joules, deviation[count:], fit, weights)
 
 
-def _reference(at: Settings) -> int:
+def reference(at: Settings) -> int:
     """Which of these trials stands nearest to the fastest point: its latency and power are 1 from here on."""
     return int((at.cores * at.cpu * at.gpu * at.emc / at.batch).argmax())
 
 
 def _conditional(
-    space: Space, trials: Trials, belief: Belief, fit: Calibration, between: torch.Tensor
+    space: Space, trials: Trials, belief: Belief, fit: Calibration, residual: float, between: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of the relative log figures at every point, `2n`: latencies, then energies."""
+    """Mean and variance of the relative log figures at every point, `2n`: latencies, then energies.
+
+    `between`: covariance of the residual between every point and the tried ones, `n x m`.
+    """
     values, slopes = linearized(fit.theta, trials.at, trials.offered)
     far_values, far_slopes = linearized(fit.theta, space.settings, trials.offered)
     precision = torch.cholesky_inverse(torch.linalg.cholesky(fit.covariance))
@@ -162,11 +165,11 @@ def _conditional(
         open_slopes = far_slopes[here] - gain @ slopes
         means.append(far_values[here] + gain @ (trials.logs - values))
         explained = (gain[:, figure * seen : (figure + 1) * seen] * between).sum(-1)
-        variances.append(between.max() - explained + ((open_slopes @ spread) * open_slopes).sum(-1))
+        variances.append(residual**2 - explained + ((open_slopes @ spread) * open_slopes).sum(-1))
     return torch.cat(means), torch.cat(variances)
 
 
-def _alike(space: Space, rows: list[int]) -> torch.Tensor:
+def alike(space: Space, rows: list[int]) -> torch.Tensor:
     """Correlation of what physics leaves over between every point and the tried ones, `n x m`."""
     kernel = MaternKernel(nu=2.5, ard_num_dims=len(space.lengths))
     kernel.lengthscale = space.lengths
