@@ -43,7 +43,7 @@ def test_only_the_board_carries_over() -> None:
         if name in OF_THE_BOARD:
             assert belief.deviation[number] < PRIOR_DEVIATION[number]
         else:
-            assert belief.mean[number] == pytest.approx(PRIOR_MEAN[number])
+            assert float(belief.mean[number]) == pytest.approx(float(PRIOR_MEAN[number]))
             assert belief.deviation[number] == PRIOR_DEVIATION[number]
 
 
