@@ -23,7 +23,7 @@ from .surfaces import FIGURES, NUMERICAL_FAILURES, RESIDUALS, alike, reference, 
 
 OF_THE_BOARD = ("static_w", "memory_w", "gpu_exponent")
 WATTS = ("static_w", "memory_w")
-SPREAD = 0.4
+SPREAD = 0.25
 """How far these differ, as a deviation of logs, from one workload to the next."""
 MOST_ROWS = 160
 """Of a large table so many are fitted, evenly spread; physics has 21 parameters."""
