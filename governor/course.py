@@ -145,6 +145,9 @@ class Course(Keeper):
             self._status.fault("objective", f"broken at {record.point}, in a trial")
             self._think()
             self._cool_at(self.tuning.fastest(), self._config.slo_window_s)
+        elif reason == "load":
+            # No point's fault, but one that breaks windows all the same.
+            self._cool_at(self.tuning.fastest(), self._config.slo_window_s)
         else:
             if not isinstance(record.outcome, Feasible) and reason != "blind":
                 self._requests.hold(self.tuning.fastest())
