@@ -28,10 +28,10 @@ SOCKET_CALLS = ("connect", "sendto", "recvfrom")
 TTL_S = 1.0
 SAFE_WITHIN_S = TTL_S + 1.0
 TOGETHER = 6
-REACH_S = 12.0
+REACH_S = 24.0
 """A kill point that is not reached by then does not exist in this run."""
 RANDOM_KILLS = 200
-CALL_KILLS = 240
+FILE_KILLS, SOCKET_KILLS = 70, 170
 
 
 @dataclass(slots=True)
@@ -132,13 +132,14 @@ def _points(zygote: Zygote, traffic: Traffic, tally: Tally) -> list[Injection]:
         first = scene.govern()
         until(lambda: len(scene.records()) > 1, "a history, as every later governor finds one")
         scene.ended(tally, first)
-        for calls, paths in ((FILE_CALLS, _state_paths(scene)), (SOCKET_CALLS, [])):
+        kinds = (FILE_CALLS, _state_paths(scene), FILE_KILLS), (SOCKET_CALLS, [], SOCKET_KILLS)
+        for calls, paths, enough in kinds:
             child = scene.govern(stopped=True)
             until_stopped(child.pid)
             log = scene.made.folder / "calls"
             with attached(child.pid, (), paths, calls, log):
                 child.go_on(1.0)
-                until(lambda log=log: counted(log).total() >= CALL_KILLS // 2, "calls to count", 60)
+                until(lambda log=log, enough=enough: counted(log).total() >= enough, "calls to count", 60)
             child.send(signal.SIGTERM)
             tally.same(child.wait(DEADLINE_S), 0, f"exit code of a governor told to end ({child.said[-300:]})")
             scene.ended(tally, child)
