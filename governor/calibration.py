@@ -32,11 +32,10 @@ LONGEST = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """A normal prior of the parameters, `p` each, and other places from which a fit may start."""
+    """A normal prior of the parameters, `p` each."""
 
     mean: torch.Tensor
     deviation: torch.Tensor
-    starts: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,11 @@ class Calibration:
 
 
 def calibrate(trials: Trials, belief: Belief, last: torch.Tensor | None = None) -> Calibration:
-    """The best fit from the prior's mean, its other starts and the `last` one.
+    """The best fit from the prior's mean and from the `last` one.
 
     Raises `torch.linalg.LinAlgError` when the numerics fail.
     """
-    starts = [start for start in (last, belief.mean, *belief.starts) if start is not None]
+    starts = [belief.mean] if last is None else [last, belief.mean]
     plain = trials.residual + NOISE**2 * torch.eye(len(trials.logs), dtype=torch.float64)
     theta = _fit(trials, belief, plain, starts)
     if len(trials.logs) < 2 * FREEDOM:

@@ -19,7 +19,7 @@ from .calibration import Belief, Trials, calibrate
 from .candidates import KNOBS
 from .points import Table
 from .roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN, linearized
-from .surfaces import FIGURES, NUMERICAL_FAILURES, RESIDUALS, alike, reference, space_of
+from .surfaces import NUMERICAL_FAILURES, RESIDUALS, alike, for_both, reference, space_of
 
 OF_THE_BOARD = ("static_w", "memory_w", "gpu_exponent")
 WATTS = ("static_w", "memory_w")
@@ -51,10 +51,9 @@ def belief_of(lessons: Sequence[Lesson], power_w: float) -> Belief:
     """The prior for a workload whose first trial drew `power_w` watts."""
     precision, weighed = PRIOR_DEVIATION**-2, PRIOR_MEAN * PRIOR_DEVIATION**-2
     shared = torch.tensor([name in OF_THE_BOARD for name in NAMES])
-    relative = torch.tensor([math.log(power_w) if name in WATTS else 0.0 for name in NAMES], dtype=torch.float64)
     for lesson in lessons:
         weight = (lesson.variance + SPREAD**2).reciprocal() * shared
-        precision, weighed = precision + weight, weighed + weight * (lesson.theta - relative)
+        precision, weighed = precision + weight, weighed + weight * (lesson.theta - _watts(power_w))
     deviation = torch.where(shared & (precision > PRIOR_DEVIATION**-2), (SPREAD**2 + 1 / precision).sqrt(), math.inf)
     return Belief(weighed / precision, torch.minimum(deviation, PRIOR_DEVIATION))
 
@@ -71,7 +70,7 @@ def _lesson(table: Table) -> Lesson | None:
     latency = torch.tensor(latency_s, dtype=torch.float64).log() - seconds
     energy = torch.tensor(energy_j, dtype=torch.float64).log() - math.log(energy_j[first] * batch)
     rows = list(range(len(points)))
-    residual = RESIDUALS[0] ** 2 * torch.kron(torch.eye(FIGURES, dtype=torch.float64), alike(space, rows))
+    residual = RESIDUALS[0] ** 2 * for_both(alike(space, rows))
     trials = Trials(space.settings, torch.cat([latency, energy]), residual)
     try:
         fit = calibrate(trials, Belief(PRIOR_MEAN, PRIOR_DEVIATION))
@@ -80,8 +79,12 @@ def _lesson(table: Table) -> Lesson | None:
         variance = torch.linalg.inv(held).diagonal()
     except NUMERICAL_FAILURES:
         return None
-    absolute = torch.tensor([math.log(power_w) if name in WATTS else 0.0 for name in NAMES], dtype=torch.float64)
-    return Lesson(fit.theta + absolute, variance)
+    return Lesson(fit.theta + _watts(power_w), variance)
+
+
+def _watts(power_w: float) -> torch.Tensor:
+    """What makes relative parameters absolute: log watts where they are powers, `p`."""
+    return torch.tensor([math.log(power_w) if name in WATTS else 0.0 for name in NAMES], dtype=torch.float64)
 
 
 def _columns(table: Table) -> tuple[dict[str, list[float]], list[float], list[float]]:

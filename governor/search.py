@@ -170,57 +170,54 @@ class Search:
         return dict(self.points[index])
 
     def _expected(self, surfaces: Surfaces, index: int) -> Predicted:
-        latency, deviation = float(surfaces.latency[index]), float(surfaces.latency_deviation[index])
-        margin = torch.tensor((math.log(self.slo_s) - latency) / deviation, dtype=torch.float64)
         return Predicted(
             math.exp(float(surfaces.energy[index])),
-            math.exp(latency),
+            math.exp(float(surfaces.latency[index])),
             float(surfaces.energy_deviation[index]),
-            deviation,
-            float(torch.special.ndtr(margin)),
+            float(surfaces.latency_deviation[index]),
+            float(surfaces.feasible(self.slo_s)[index]),
         )
 
     def _cheapest(self, surfaces: Surfaces, sure: float) -> int | None:
         """The cheapest of the points told that are at least so likely feasible."""
-        likely = [
-            seen.index for seen in self._told if self._expected(surfaces, seen.index).probability_feasible >= sure
-        ]
+        feasible = surfaces.feasible(self.slo_s)
+        likely = [seen.index for seen in self._told if float(feasible[seen.index]) >= sure]
         return min(likely, key=lambda index: float(surfaces.energy[index]), default=None)
 
     def _cheapest_seen(self) -> Best | None:
         """What the trials alone say."""
-        seen = [trial for trial in self._told if trial.latency_s <= self.slo_s]
-        if not seen:
+        if (best := self._kept_cheapest()) is None:
             return None
-        best = min(seen, key=lambda trial: trial.energy_j)
-        return Best(dict(self.points[best.index]), best.energy_j, best.latency_s, 1.0)
+        trial = self._told[best]
+        return Best(dict(self.points[trial.index]), trial.energy_j, trial.latency_s, 1.0)
+
+    def _kept_cheapest(self) -> int | None:
+        """Which trial was the cheapest of those seen to keep the SLO."""
+        kept = [number for number, trial in enumerate(self._told) if trial.latency_s <= self.slo_s]
+        return min(kept, key=lambda number: self._told[number].energy_j, default=None)
 
     def _doubtful(self, surfaces: Surfaces) -> int | None:
         """The point to try again: the cheapest seen feasible, if that trial is hard to believe and was not repeated."""
-        seen = [number for number, trial in enumerate(self._told) if trial.latency_s <= self.slo_s]
-        if len(self._told) < ENOUGH or not seen:
+        if len(self._told) < ENOUGH or (best := self._kept_cheapest()) is None:
             return None
-        best = min(seen, key=lambda number: self._told[number].energy_j)
         index = self._told[best].index
         return index if float(surfaces.weights[best]) < DOUBTFUL and index not in self._repeated else None
 
     def _refuse_hopeless(self, surfaces: Surfaces | None) -> None:
         """Without surfaces the trials alone decide."""
-        if len(self._told) < min(ENOUGH, len(self.points)) or any(seen.latency_s <= self.slo_s for seen in self._told):
+        if len(self._told) < min(ENOUGH, len(self.points)) or self._kept_cheapest() is not None:
             return
         if not any(seen.index == self._candidates.fastest for seen in self._told):
             return
-        if surfaces is not None:
-            margin = (math.log(self.slo_s) - surfaces.latency) / surfaces.latency_deviation
-            if float(torch.special.ndtr(margin).max()) > HOPELESS:
-                return
+        if surfaces is not None and float(surfaces.feasible(self.slo_s).max()) > HOPELESS:
+            return
         raise Infeasible(min(seen.latency_s for seen in self._told), self.slo_s)
 
     def _nearest_to_best(self) -> int:
         """Without a model: the untried point nearest to the cheapest feasible one (else to the fastest)."""
         space = self._where()
-        seen = [trial for trial in self._told if trial.latency_s <= self.slo_s]
-        anchor = min(seen, key=lambda trial: trial.energy_j).index if seen else self._candidates.fastest
+        best = self._kept_cheapest()
+        anchor = self._candidates.fastest if best is None else self._told[best].index
         distances = (space.scaled - space.scaled[anchor]).norm(dim=1)
         distances[list(self._asked)] = math.inf
         return int(distances.argmin())

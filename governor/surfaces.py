@@ -68,6 +68,11 @@ class Surfaces:
     weights: torch.Tensor
     """How much each trial is believed, the lesser of its two figures', `m`."""
 
+    def feasible(self, slo_s: float) -> torch.Tensor:
+        """The probability that the latency is at most `slo_s`, `n`."""
+        chance: torch.Tensor = torch.special.ndtr((math.log(slo_s) - self.latency) / self.latency_deviation)
+        return chance
+
 
 class Expected(Model):
     """The surfaces as a BoTorch model of points given by number, `n x 1 x 1`; outputs: log energy, log latency."""
@@ -125,7 +130,7 @@ def fit_surfaces(
     logs = torch.cat([told.latency - seconds, told.energy - joules])
     similar = alike(space, rows)
     for residual in RESIDUALS:
-        among = residual**2 * torch.kron(torch.eye(FIGURES, dtype=torch.float64), similar[rows])
+        among = residual**2 * for_both(similar[rows])
         trials = Trials(space.settings[rows], logs, among, offered)
         fit = calibrate(trials, belief, last)
         weights = torch.minimum(*fit.weights.chunk(FIGURES))
@@ -167,6 +172,11 @@ def _conditional(
         explained = (gain[:, figure * seen : (figure + 1) * seen] * between).sum(-1)
         variances.append(residual**2 - explained + ((open_slopes @ spread) * open_slopes).sum(-1))
     return torch.cat(means), torch.cat(variances)
+
+
+def for_both(between: torch.Tensor) -> torch.Tensor:
+    """The matrix `m x m` of one figure for both, which know nothing of each other: `2m x 2m`."""
+    return torch.kron(torch.eye(FIGURES, dtype=torch.float64), between)
 
 
 def alike(space: Space, rows: list[int]) -> torch.Tensor:

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from predictor.queueing import quantile
 
 from .joules import Joules, Tick, energy_per_request
-from .latency import HOPELESS as HOPELESS
-from .latency import ModelWindow, busy_at_load, latency_at_load_s, latency_bounds
-from .latency import surprise as surprise
+from .latency import HOPELESS, ModelWindow, busy_at_load, latency_at_load_s, latency_bounds
 
 BEYOND = 1.1
 """Times its limit: told of a point that was proved to break its objective while the replay still thinks it keeps it."""

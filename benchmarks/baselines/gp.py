@@ -10,7 +10,6 @@ the literature, here in standard deviations of the log energies seen).
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +18,8 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-from governor.points import Point
+from .modelling import Modelling
 
-from .seen import Peer
-
-FIRST = 5
 REFIT_AT = (5, 6, 8, 11, 14, 18, 23, 28)
 STEPS = 15
 LENGTH, LENGTH_DEVIATION = math.log(0.8), 0.9
@@ -80,7 +76,7 @@ class Process:
         return total
 
 
-class ConstrainedGp(Peer):
+class ConstrainedGp(Modelling):
     """Five random points, then the largest expected improvement times probability of feasibility."""
 
     def __init__(
@@ -94,23 +90,9 @@ class ConstrainedGp(Peer):
     ) -> None:
         super().__init__(knobs, slo_s, seed, prior)
         self._margin = margin
-        self._features = torch.from_numpy(self.seen.features())
-        self._processes = [Process(self._features.shape[1]) for _ in range(2)]
-        count = len(self.seen.points)
-        self._first = iter(random.Random(seed).sample(range(count), min(FIRST, count)))
+        self._processes = [Process(self.features.shape[1]) for _ in range(2)]
 
-    def ask(self) -> Point | None:
-        """The next point; None after all of them."""
-        number = next(self._first, None)
-        if number is not None:
-            return self.point(number)
-        open_points = self.seen.untried()
-        if not open_points:
-            return None
-        scores = self._scores(open_points)
-        return self.point(open_points[int(scores.argmax())])
-
-    def _scores(self, open_points: list[int]) -> torch.Tensor:
+    def scores(self, open_points: list[int]) -> torch.Tensor:
         """Log of improvement times feasibility; of feasibility alone until a point was seen to keep the limit."""
         energy, unit = self._posterior(0, self.seen.energies_j, open_points)
         latency, _ = self._posterior(1, self.seen.latencies_s, open_points)
@@ -126,10 +108,10 @@ class ConstrainedGp(Peer):
         """In logs, at the open points; and the deviation of the logs seen."""
         logs = torch.tensor(values, dtype=torch.float64).log()
         mean, unit = logs.mean(), logs.std().clamp_min(1e-6)
-        inputs, targets = self._features[self.seen.told], (logs - mean) / unit
+        inputs, targets = self.features[self.seen.told], (logs - mean) / unit
         if len(logs) in REFIT_AT:
             self._processes[which].fit(inputs, targets)
-        found = self._processes[which].posterior(inputs, targets, self._features[open_points])
+        found = self._processes[which].posterior(inputs, targets, self.features[open_points])
         return Posterior(found.mean * unit + mean, found.deviation * unit), float(unit)
 
 

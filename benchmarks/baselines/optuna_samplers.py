@@ -15,9 +15,8 @@ import optuna
 
 from governor.points import Point
 
-from .seen import Peer
+from .seen import FIRST, Peer
 
-FIRST = 5
 KEPT = "over_limit"
 
 

@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from governor.points import Best, Point
 
+FIRST = 5
+"""Points that a peer tries before it has an opinion."""
+
 
 @dataclass
 class Seen:

@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from governor.points import Point
 
 from .gp import ConstrainedGp
-from .seen import Peer
+from .seen import FIRST, Peer
 
 CPU = ("cores", "cpu_hz")
-FIRST = 5
 XI = 0.1
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..trial import HOPELESS, Feasible, Invalid, TrialRecord
+from ..latency import HOPELESS
+from ..trial import Feasible, Invalid, TrialRecord
 from . import words
 from .canvas import LIGHT, Theme, finish, plain_log, plot
 from .forecast import Choice, Tried

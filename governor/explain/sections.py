@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from ..trial import HOPELESS, Feasible, Invalid, Violated
+from ..latency import HOPELESS
+from ..trial import Feasible, Invalid, Violated
 from . import words
 from .advice import advice
 from .opinions import Expected

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.baselines.gp import FIRST, ConstrainedGp, log_improvement
+from benchmarks.baselines.gp import ConstrainedGp, log_improvement
 from benchmarks.baselines.optuna_samplers import tpe
+from benchmarks.baselines.seen import FIRST
 from benchmarks.baselines.two_phase import TwoPhase
 from benchmarks.baselines.uniform import Uniform
 from benchmarks.search_methods import METHODS
