@@ -121,7 +121,7 @@ def chain(layers: int, seed: int = 0) -> tuple[Graph, tuple[float, ...]]:
 
 
 def residual(blocks: int, seed: int = 0) -> tuple[Graph, tuple[float, ...]]:
-    """Residual blocks of two convolutions, two normalisations, two activations and a sum; N is about 15 x blocks + 6."""
+    """Residual blocks of convolutions, normalisations, activations and a sum; N is about 15 x blocks + 6."""
     draw, tape = random.Random(seed), Tape()
     elements = 64 * 56 * 56
     image = tape.add(Made("input", (), FLOAT * 3 * 224 * 224, 0.0))

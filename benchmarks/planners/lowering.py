@@ -7,6 +7,7 @@ is paged or made again; `lower` walks the step and brings back whatever an op la
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -38,7 +39,7 @@ def gaps(graph: Graph) -> list[Gap]:
         if producer is None or not graph.storages[storage].size_bytes:
             continue
         touches = (producer, *graph.users[storage])
-        found += [Gap(storage, a, b) for a, b in zip(touches, touches[1:], strict=False) if b - a > 1]
+        found += [Gap(storage, a, b) for a, b in itertools.pairwise(touches) if b - a > 1]
     return found
 
 
@@ -186,7 +187,7 @@ def _clock_s(problem: Problem, entries: Sequence[Entry]) -> list[float]:
 
 
 def judged(problem: Problem, schedule: Schedule) -> Schedule:
-    """The schedule, or with its reads moved up, whichever the judge finds cheaper; `NoSchedule` if it accepts neither."""
+    """The schedule, or with its reads moved up, whichever the judge finds cheaper; `NoSchedule` if it takes neither."""
     candidates = [schedule] if problem.semantics == "poet" else [prefetch(problem, schedule), schedule]
     accepted: list[tuple[float, Schedule]] = []
     why = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planners that decide by a rule of thumb: keep everything, page everything, Chen's checkpoints, the page-only greedy."""
+"""Planners that go by a rule of thumb: keep everything, page everything, Chen's checkpoints, page-only greedy."""
 
 from __future__ import annotations
 
