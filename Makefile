@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
 export DATA FULL SLACK ROW
 
-.PHONY: demo test test-external test-faults lint bench-backend bench-clockd bench-search bench-live fit-virtual clean
+.PHONY: demo test test-external test-faults lint bench-backend bench-clockd bench-search bench-live bench-plan fit-virtual clean
 
 demo: models
 	$(BIN)/python -m benchmarks.demo
@@ -38,6 +38,10 @@ bench-search: $(READY)
 # Live tunings of real models on a virtual board against the best point there is; FULL=1 adds bert_base.
 bench-live: models
 	$(BIN)/python -m benchmarks.live
+
+# Training-step planners on POET's graphs: DATA=<folder>; FULL=1 adds every platform and all rows of POET's program. Resumable.
+bench-plan: $(READY)
+	$(BIN)/python -m benchmarks.plan
 
 fit-virtual: $(READY)
 	$(BIN)/python -m benchmarks.fit_virtual_board
