@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one file that touches torch's private parts: tracing a step, what its inputs and outputs are, storage identity.
+
+What it relies on differs between minor versions of torch, so each function checks the version before it imports, and
+`UnsupportedTorch` names those that are known to work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from .errors import CaptureRefused, UnsupportedTorch
+
+KNOWN = ("2.13",)
+"""Minor versions of torch whose capture the tests have seen work."""
+
+RoleKind = Literal["parameter", "buffer", "batch", "tangent", "output", "gradient", "mutation", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What an input or output of the traced step is: of which `name` (parameter, buffer) or `index` (batch, output).
+
+    A `gradient` is that of `of`, a `mutation` the new value of `of`.
+    """
+
+    kind: RoleKind
+    name: str = ""
+    index: int = 0
+    of: Role | None = None
+
+
+def check_torch(found: str = torch.__version__) -> None:
+    """Raises `UnsupportedTorch` for a version that was never seen to work."""
+    if not any(found.startswith(f"{known}.") for known in KNOWN):
+        raise UnsupportedTorch(found, KNOWN)
+
+
+def trace_step(step: nn.Module, batch: Sequence[Tensor]) -> GraphModule:
+    """The joint forward and backward graph of `step(*batch)` in the native operations that eager torch calls.
+
+    Neither the random state nor the buffers change. Raises `UnsupportedTorch`, and `CaptureRefused` for code that
+    cannot be traced (branches on values, calls into other libraries).
+    """
+    check_torch()
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.functional_export import dynamo_graph_capture_for_export
+    from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+
+    try:
+        with warnings.catch_warnings():
+            # What a library notes down for itself while it runs does not belong to the step.
+            warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+            front = dynamo_graph_capture_for_export(step)(*batch)
+        with contextlib.ExitStack() as stack:
+            found = aot_export_joint_with_descriptors(stack, front, tuple(batch), {})
+    except TorchDynamoException as error:
+        raise CaptureRefused(*_blame(error)) from error
+    except (RuntimeError, TypeError, AssertionError) as error:
+        # The tracer reports what it has no rule for by these (an operation without a fake, a step without gradients).
+        raise CaptureRefused("the step", _first_line(error)) from error
+    graph_module = found.graph_module
+    if not isinstance(graph_module, GraphModule):
+        raise CaptureRefused("the step", f"was traced to a {type(graph_module).__name__}")
+    return graph_module
+
+
+def input_role(node: Node) -> Role:
+    """What a placeholder stands for."""
+    return _role(node.meta.get("desc"), node.name)
+
+
+def output_roles(node: Node) -> list[Role]:
+    """What the values returned by the graph are, in their order."""
+    return [_role(described, node.name) for described in node.meta["desc"]]
+
+
+def is_backward(node: Node) -> bool:
+    """Whether a node belongs to the backward part; raises `CaptureRefused` if the trace does not say."""
+    match node.meta.get("partitioner_tag"):
+        case "is_forward":
+            return False
+        case "is_backward":
+            return True
+        case other:
+            raise CaptureRefused(node.name, f"belongs to neither forward nor backward ({other})")
+
+
+@contextlib.contextmanager
+def faking() -> Iterator[Any]:
+    """A scope in which operations compute shapes, strides and aliasing but no values; `fake.from_tensor` enters it."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode() as mode, torch.no_grad():
+        yield mode
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Equal for tensors that share memory, as long as both live."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _role(described: Any, where: str) -> Role:
+    from torch._functorch._aot_autograd import descriptors as known
+
+    match described:
+        case None | known.DummyAOTOutput():
+            return Role("nothing")
+        case known.ParamAOTInput(target=target):
+            return Role("parameter", name=target)
+        case known.BufferAOTInput(target=target):
+            return Role("buffer", name=target)
+        case known.PlainAOTInput(idx=index):
+            return Role("batch", index=index)
+        case known.TangentAOTInput():
+            return Role("tangent")
+        case known.PlainAOTOutput(idx=index):
+            return Role("output", index=index)
+        case known.GradAOTOutput(grad_of=of):
+            return Role("gradient", of=_role(of, where))
+        case known.InputMutationAOTOutput(mutated_input=of):
+            return Role("mutation", of=_role(of, where))
+        case other:
+            raise CaptureRefused(where, f"the step passes a {type(other).__name__}, which no plan handles")
+
+
+def _blame(error: BaseException) -> tuple[str, str]:
+    """Which operation the tracer stopped at, and why."""
+    context = str(getattr(error, "msg", "") or error)
+    lines = [line.strip() for line in context.splitlines() if line.strip()]
+    prefix = "Developer debug context:"
+    named = next((line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)), "")
+    function = getattr(error, "func", None)
+    if function is not None:
+        return str(function), "its result depends on values, which are not known before the step runs"
+    return named or "the step", " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
