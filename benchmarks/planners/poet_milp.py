@@ -27,7 +27,7 @@ from finetune.replay import replay
 from finetune.schedule import Schedule
 
 from .lowering import NoSchedule
-from .poet_program import Matrices, Program, listed, matrices, program
+from .poet_program import Array, Matrices, Program, listed, matrices, program
 
 Solver = Literal["cbc", "highs"]
 GRACE_S = 10.0
@@ -69,9 +69,9 @@ def solve(problem: Problem, solver: Solver, seconds: float) -> Solved:
     return Solved(ended, wall_s, cpu_s, schedule, answer)
 
 
-def _cbc(model: Path, found: Program, seconds: float) -> tuple[str, np.ndarray | None]:
+def _cbc(model: Path, found: Program, seconds: float) -> tuple[str, Array | None]:
     # imported here: the child that runs HiGHS needs no PuLP
-    import pulp  # noqa: PLC0415
+    import pulp
 
     answer = model.with_name("answer.txt")
     limits = ["-seconds", str(seconds), "-timeMode", "elapsed", "-ratioGap", "0", "-allowableGap", "0"]
@@ -89,7 +89,7 @@ def _cbc(model: Path, found: Program, seconds: float) -> tuple[str, np.ndarray |
     return ended, values
 
 
-def _highs(model: Path, found: Program, seconds: float) -> tuple[str, np.ndarray | None]:
+def _highs(model: Path, found: Program, seconds: float) -> tuple[str, Array | None]:
     answer = model.with_name("answer.npy")
     command = [sys.executable, "-m", "benchmarks.planners.poet_milp", str(model), str(answer), str(seconds)]
     if _killed(command, seconds + GRACE_S):

@@ -4,7 +4,7 @@
 N nodes and N stages; node t is computed for the first time in stage t. `R[t,i]` computed, `SRam[t,i]` in RAM and
 `SSd[t,i]` on storage at the start of stage t, `Min[t,i]` read and `Mout[t,i]` written during it, `Free[t,(i,k)]` freed
 right after node k, `U[t,k]` RAM once node k has been passed. Two things help the solvers and change no optimum: the
-objective is the overhead alone, scaled so that a step without any costs 10,000, and RAM is in thousandths of the budget.
+objective is the overhead alone, scaled so that the plain step costs 10,000; RAM is in thousandths of the budget.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import highspy
 import numpy as np
+import numpy.typing as npt
 
 from finetune.problem import Problem
 from finetune.schedule import Entry, Schedule, with_frees
@@ -25,7 +27,8 @@ BASE = 1e4
 RAM = 1e3
 NAMES = ("R", "SRam", "SSd", "Min", "Mout")
 
-Matrices = Mapping[str, np.ndarray]
+Array = npt.NDArray[Any]
+Matrices = Mapping[str, Array]
 
 
 @dataclass
@@ -34,8 +37,8 @@ class Program:
 
     nodes: int
     edges: tuple[tuple[int, int], ...]
-    cost: np.ndarray
-    upper: np.ndarray
+    cost: Array
+    upper: Array
     binaries: int
     starts: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
@@ -110,7 +113,7 @@ def program(problem: Problem) -> Program:
     return found
 
 
-def _reach(nodes: int) -> np.ndarray:
+def _reach(nodes: int) -> Array:
     """Upper limits of the five matrices: nothing beyond the frontier (rule 1)."""
     upto, below = np.tri(nodes), np.tri(nodes, k=-1)
     return np.concatenate([part.ravel() for part in (upto, below, below, upto, upto)])
@@ -133,7 +136,7 @@ def _flow(found: Program) -> None:
             found.row([(at("Mout", t, i), 1), (at("SRam", t, i), -1)], -np.inf, 0)
 
 
-def _memory(found: Program, size: np.ndarray) -> None:
+def _memory(found: Program, size: Array) -> None:
     """Rules 6 and 7: when an output is freed, and that RAM is enough after every node of every stage."""
     at, nodes, edges = found.at, found.nodes, found.edges
     users: list[list[int]] = [[] for _ in range(nodes)]
@@ -160,7 +163,7 @@ def _memory(found: Program, size: np.ndarray) -> None:
             found.row([(then, 1), (now, -1), (at("R", t, k + 1), -size[k + 1]), *frees], 0, 0)
 
 
-def matrices(nodes: int, values: np.ndarray) -> dict[str, np.ndarray]:
+def matrices(nodes: int, values: Array) -> dict[str, Array]:
     """The five matrices of a solution; raises `NoSchedule` for one that is not integral."""
     parts = values[: 5 * nodes * nodes].reshape(5, nodes, nodes)
     whole = np.rint(parts)
