@@ -8,7 +8,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-FAMILIES = ("serve", "run", "clockd", "restore", "status", "doctor", "load", "models", "board", "history", "explain")
+FAMILIES = (
+    *("serve", "run", "clockd", "restore", "status", "doctor", "load", "models", "board", "history", "explain"),
+    "plan",
+)
 """Modules of this package, in the order of `teg --help`; each has `add_parser(subparsers)`."""
 
 DONE, NO, USAGE, REFUSED, NOT_RESTORED = 0, 1, 2, 3, 4
