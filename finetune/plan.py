@@ -43,8 +43,9 @@ class Progress:
 class Plan:
     """A schedule and what is known of it; without a schedule, `why` there is none, and RAM with which there is one.
 
-    `costs_from`: what the joules rest on. `overhead_j`: joules above every op once and nothing else, and `bound_j` what no schedule of the class can undercut;
-    `overhead_gap`: their distance as a share of the overhead. `matrices`: the same in POET's terms under `poet`.
+    `costs_from`: what the joules rest on. `overhead_j`: joules above every op once and nothing else; `bound_j`: what no
+    schedule of the class can undercut; `overhead_gap`: their distance as a share of the overhead. `matrices`: the same
+    schedule in POET's terms, under `poet`.
     """
 
     status: Status
@@ -171,10 +172,9 @@ class _Run:
             progress=lambda best_j, bound_j: self._tell("proof", best_j, bound_j),
         )
         self._over()
+        self._offer(proof.schedule)
         self.bound_j = max(self.bound_j, proof.bound_j)
-        if proof.schedule is not None:
-            self._offer(proof.schedule)
-        return ""
+        return proof.infeasible
 
     def _over(self) -> bool:
         """Whether the wall limit is reached."""
