@@ -108,6 +108,23 @@ def storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+@contextlib.contextmanager
+def recording_memory() -> Iterator[list[tuple[str, int, int, int]]]:
+    """A scope whose allocations by torch are in the list afterwards: name, start and end in ns, bytes.
+
+    `[memory]` are allocations (bytes > 0) and releases; everything else is an operation or a `record_function`.
+    """
+    found: list[tuple[str, int, int, int]] = []
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
+        yield found
+    results = getattr(recorded.profiler, "kineto_results", None)
+    if results is None:
+        raise UnsupportedTorch(torch.__version__, KNOWN)
+    for event in results.events():
+        start_ns = event.start_ns()
+        found.append((event.name(), start_ns, start_ns + event.duration_ns(), event.nbytes()))
+
+
 def _role(described: Any, where: str) -> Role:
     from torch._functorch._aot_autograd import descriptors as known
 
