@@ -41,6 +41,10 @@ class Replayed:
 
 def replay(problem: Problem, schedule: Schedule) -> Replayed:
     """Walk a schedule; raises `ScheduleInvalid` with the first entry that breaks a rule or a limit."""
+    for position, entry in enumerate(schedule):
+        of = len(problem.graph.ops) if entry.act == "C" else len(problem.graph.storages)
+        if not 0 <= entry.number < of:
+            raise ScheduleInvalid(position, str(entry), f"there are {of}")
     walk = _Walk(problem, schedule)
     for position, entry in enumerate(schedule):
         walk.step(position, entry)
@@ -79,15 +83,9 @@ class _Walk:
         return self.graph.storages[storage].size_bytes
 
     def step(self, position: int, entry: Entry) -> None:
-        def refuse(why: str) -> ScheduleInvalid:
-            return ScheduleInvalid(position, str(entry), why)
-
-        of = len(self.graph.ops) if entry.act == "C" else len(self.graph.storages)
-        if not 0 <= entry.number < of:
-            raise refuse(f"there are {of}")
         why = {"C": self._compute, "F": self._free, "O": self._write, "I": self._read}[entry.act](entry.number)
         if why:
-            raise refuse(why)
+            raise ScheduleInvalid(position, str(entry), why)
         self.planned.append(self.bytes)
 
     def finish(self) -> Replayed:
