@@ -99,7 +99,7 @@ class Tape:
         met = whole.get(source)
         if met is not None:
             size = made[source].size_bytes
-            made.append(Made(f"sum.{made[source].name}", (met, len(made) - 1), size, size / FLOAT))
+            made.append(Made(f"sum{len(made)}.{made[source].name}", (met, len(made) - 1), size, size / FLOAT))
             phases.append("backward")
         whole[source] = len(made) - 1
 
@@ -110,7 +110,7 @@ def chain(layers: int, seed: int = 0) -> tuple[Graph, tuple[float, ...]]:
     elements = 64 * 56 * 56
     last = tape.add(Made("input", (), FLOAT * 3 * 224 * 224, 0.0))
     for layer in range(layers - 1):
-        if layer % max(3, layers // 4) == max(3, layers // 4) - 1:
+        if layer % max(8, layers // 3) == max(8, layers // 3) - 1:
             elements //= 2
         kind = layer % 3
         if kind == 0:

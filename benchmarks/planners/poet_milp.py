@@ -22,12 +22,13 @@ import highspy
 import numpy as np
 
 from finetune.errors import ScheduleInvalid
+from finetune.poet_matrices import Matrices
 from finetune.problem import Problem
 from finetune.replay import replay
 from finetune.schedule import Schedule
 
 from .lowering import NoSchedule
-from .poet_program import Array, Matrices, Program, listed, matrices, program
+from .poet_program import Array, Program, listed, matrices, program
 
 Solver = Literal["cbc", "highs"]
 GRACE_S = 10.0
@@ -71,12 +72,12 @@ def solve(problem: Problem, solver: Solver, seconds: float) -> Solved:
 
 def _cbc(model: Path, found: Program, seconds: float) -> tuple[str, Array | None]:
     # imported here: the child that runs HiGHS needs no PuLP
-    import pulp
+    from pulp.apis.coin_api import pulp_cbc_path
 
     answer = model.with_name("answer.txt")
     limits = ["-seconds", str(seconds), "-timeMode", "elapsed", "-ratioGap", "0", "-allowableGap", "0"]
-    command = [pulp.PULP_CBC_CMD(msg=False).path, str(model), *limits, "-solve", "-solution", str(answer)]
-    if _killed(command, seconds + GRACE_S) or not answer.exists():
+    command = [str(pulp_cbc_path), str(model), *limits, "-solve", "-solution", str(answer)]
+    if killed(command, seconds + GRACE_S) or not answer.exists():
         return "killed", None
     first, *lines = answer.read_text().splitlines()
     ended = _ended(first)
@@ -92,13 +93,13 @@ def _cbc(model: Path, found: Program, seconds: float) -> tuple[str, Array | None
 def _highs(model: Path, found: Program, seconds: float) -> tuple[str, Array | None]:
     answer = model.with_name("answer.npy")
     command = [sys.executable, "-m", "benchmarks.planners.poet_milp", str(model), str(answer), str(seconds)]
-    if _killed(command, seconds + GRACE_S):
+    if killed(command, seconds + GRACE_S):
         return "killed", None
     ended = json.loads(answer.with_suffix(".json").read_text())
     return ended, np.load(answer)[: len(found.cost)] if answer.exists() else None
 
 
-def _killed(command: list[str], seconds: float) -> bool:
+def killed(command: list[str], seconds: float) -> bool:
     """Whether the child had to be ended."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as child:
         try:

@@ -9,7 +9,6 @@ objective is the overhead alone, scaled so that the plain step costs 10,000; RAM
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import highspy
 import numpy as np
 import numpy.typing as npt
 
+from finetune.poet_matrices import Matrices
 from finetune.problem import Problem
 from finetune.schedule import Entry, Schedule, with_frees
 
@@ -28,7 +28,6 @@ RAM = 1e3
 NAMES = ("R", "SRam", "SSd", "Min", "Mout")
 
 Array = npt.NDArray[Any]
-Matrices = Mapping[str, Array]
 
 
 @dataclass
@@ -163,13 +162,13 @@ def _memory(found: Program, size: Array) -> None:
             found.row([(then, 1), (now, -1), (at("R", t, k + 1), -size[k + 1]), *frees], 0, 0)
 
 
-def matrices(nodes: int, values: Array) -> dict[str, Array]:
+def matrices(nodes: int, values: Array) -> Matrices:
     """The five matrices of a solution; raises `NoSchedule` for one that is not integral."""
     parts = values[: 5 * nodes * nodes].reshape(5, nodes, nodes)
     whole = np.rint(parts)
     if np.abs(parts - whole).max() > 1e-4:
         raise NoSchedule("the solver's answer is not integral")
-    return dict(zip(NAMES, whole.astype(int), strict=True))
+    return Matrices(*whole.astype(bool))
 
 
 def listed(problem: Problem, found: Matrices) -> Schedule:
@@ -179,15 +178,15 @@ def listed(problem: Problem, found: Matrices) -> Schedule:
     resident: set[int] = set()
     stored: set[int] = set()
     for t in range(nodes):
-        kept = set(np.flatnonzero(found["SRam"][t]).tolist())
+        kept = set(np.flatnonzero(found.SRam[t]).tolist())
         for i in sorted(kept - resident):
             entries.append(Entry("I", i))
         resident = set(kept)
-        for i in np.flatnonzero(found["Mout"][t]).tolist():
+        for i in np.flatnonzero(found.Mout[t]).tolist():
             if i not in stored:
                 entries.append(Entry("O", i))
                 stored.add(i)
-        for i in np.flatnonzero(found["R"][t]).tolist():
+        for i in np.flatnonzero(found.R[t]).tolist():
             if i not in resident:
                 entries.append(Entry("C", i))
                 resident.add(i)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dynamic programming over a chain, after rotor (Beaumont et al., 2019) and POFO (NeurIPS 2021).
 
-`best[s][t][m]`: the least cost of the forward and backward pass of blocks s to t in m units of RAM, with the storage
-that enters s there from the start. Either block s runs and saves its record, or the pass runs on to some block k without
-saving, k to t are solved first, and s to k-1 after them from what entered s. Meanwhile that storage, the record or
-both may lie on storage, for the price of a write and a read. On a chain of single layers nothing that keeps what it
-once saved is cheaper; on other graphs blocks stand for layers, and inside a block all is saved or nothing.
+`best[s][t][m]`: the least cost of the forward and backward pass of blocks s to t in m units of RAM, what enters s being
+there from the start. Either block s runs and saves its record, or the pass runs on to some block k without saving, k to
+t are solved first, and s to k-1 after them from what entered s. Meanwhile that storage, the record or both may lie on
+storage, for the price of a write and a read. On a chain of single layers nothing that keeps what it once saved is
+cheaper; on other graphs blocks stand for layers, and inside a block all is saved or nothing.
 
 The programme's own idea of RAM is coarse, so it is solved for every budget up to a tenth more than there is, and the
 cheapest answer counts whose schedule the judge accepts. POFO minimises time; where joules are counted, so does this.
@@ -14,6 +14,7 @@ cheapest answer counts whose schedule the judge accepts. POFO minimises time; wh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from finetune.replay import replay
 from finetune.schedule import Entry, Schedule, with_frees
 
 from .chains import Block, blocks, pinned
-from .lowering import NoSchedule, bring_back, judged
+from .lowering import NoSchedule, bring_back, judged, saved
 
 By = Literal["energy", "time"]
 UNITS = 300
@@ -84,14 +85,16 @@ class _Solved:
         self.record_price = [math.fsum(price[s] for s in block.record) for block in chain]
         self.input_units = [self._units([block.enters] if block.enters is not None else []) for block in chain]
         self.record_units = [self._units(block.record) for block in chain]
+        wanted = {gap.storage for gap in saved(graph)}
+        self.input_saved = [block.enters in wanted for block in chain]
         self.best: dict[tuple[int, int], Costs] = {}
         self.steps: dict[tuple[int, int], tuple[npt.NDArray[Any], list[_Step]]] = {}
         for length in range(len(chain)):
             for s in range(len(chain) - length):
                 self._solve(s, s + length)
 
-    def _units(self, storages: Any) -> int:
-        return int(round(sum(self.problem.graph.storages[s].size_bytes for s in storages) / self.unit))
+    def _units(self, storages: Iterable[int]) -> int:
+        return round(sum((self.problem.graph.storages[s].size_bytes for s in storages), 0) / self.unit)
 
     def _solve(self, s: int, t: int) -> None:
         """Fill `best[s, t]` for every level of RAM."""
@@ -107,24 +110,36 @@ class _Solved:
             rest = self.best[s + 1, t]
             for page_input in (False, True):
                 for page_record in (False, True):
-                    held = (0 if page_input else self.input_units[s]) + (0 if page_record else self.record_units[s])
+                    step = _Step(None, page_input, page_record)
                     price = page_input * self.input_price[s] + page_record * self.record_price[s]
-                    rows.append(self._from(saving, self._less(rest, held) + self.forward[s] + price))
-                    steps.append(_Step(None, page_input, page_record))
+                    rows.append(self._from(saving, self._less(rest, self.held(s, step)) + self.forward[s] + price))
+                    steps.append(step)
         run, most = 0.0, 0
         for k in range(s + 1, t + 1):
             run += self.forward[k - 1]
             kept = self.input_units[s] if k - 1 > s else 0
             most = max(most, round(chain[k - 1].plain_bytes / self.unit) + kept + gradient)
             for page_input in (False, True):
-                held = 0 if page_input else self.input_units[s]
-                price = page_input * self.input_price[s] + run
-                rows.append(self._from(most, self._less(self.best[k, t], held) + self.best[s, k - 1] + price))
-                steps.append(_Step(k, page_input, False))
+                step = _Step(k, page_input, False)
+                right = self._less(self.best[k, t], self.held(s, step))
+                rows.append(self._from(most, right + self.best[s, k - 1] + page_input * self.input_price[s] + run))
+                steps.append(step)
         table = np.array(rows)
         chosen = table.argmin(0)
         self.best[s, t] = table[chosen, np.arange(self.levels)]
         self.steps[s, t] = (chosen, steps)
+
+    def _held(self, s: int, step: _Step) -> int:
+        """Units that block s leaves in RAM: its record, and what entered if gradients read it or the pass is run again."""
+        if step.on is not None:
+            return 0 if step.page_input else self.input_units[s]
+        entered = 0 if step.page_input or not self.input_saved[s] else self.input_units[s]
+        return entered + (0 if step.page_record else self.record_units[s])
+
+    def held(self, s: int, step: _Step) -> int:
+        """Units that block s leaves in RAM: its record, and what entered if it is read or run again."""
+        entered = 0 if step.page_input or (step.on is None and not self.input_saved[s]) else self.input_units[s]
+        return entered + (0 if step.page_record or step.on is not None else self.record_units[s])
 
     @staticmethod
     def _less(row: Costs, units: int) -> Costs:
@@ -182,9 +197,7 @@ class _Emission:
             if s < t:
                 away = [*([block.enters] if step.page_input else []), *(block.record if step.page_record else ())]
                 self.page([number for number in away if number is not None])
-                held = 0 if step.page_input else solved.input_units[s]
-                held += 0 if step.page_record else solved.record_units[s]
-                self.solve(s + 1, t, level - held)
+                self.solve(s + 1, t, level - solved.held(s, step))
             self.backward(block)
             return
         enters = [block.enters] if block.enters is not None else []
@@ -196,7 +209,7 @@ class _Emission:
                 self.drop([solved.chain[number].enters], set(enters))
             if number == s and step.page_input:
                 self.page(enters)
-        self.solve(step.on, t, level - (0 if step.page_input else solved.input_units[s]))
+        self.solve(step.on, t, level - solved.held(s, step))
         self.drop([solved.chain[step.on].enters], set())
         self.solve(s, step.on - 1, level)
 
