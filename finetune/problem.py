@@ -14,6 +14,9 @@ from .graph import Graph
 Semantics = Literal["poet", "real"]
 """`poet`: the published rules, where paging takes no time. `real`: one storage channel beside the processor."""
 
+Only = Literal["both", "page", "recompute"]
+"""What a planner may use to save memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
