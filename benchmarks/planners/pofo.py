@@ -129,13 +129,6 @@ class _Solved:
         self.best[s, t] = table[chosen, np.arange(self.levels)]
         self.steps[s, t] = (chosen, steps)
 
-    def _held(self, s: int, step: _Step) -> int:
-        """Units that block s leaves in RAM: its record, and what entered if gradients read it or the pass is run again."""
-        if step.on is not None:
-            return 0 if step.page_input else self.input_units[s]
-        entered = 0 if step.page_input or not self.input_saved[s] else self.input_units[s]
-        return entered + (0 if step.page_record else self.record_units[s])
-
     def held(self, s: int, step: _Step) -> int:
         """Units that block s leaves in RAM: its record, and what entered if it is read or run again."""
         entered = 0 if step.page_input or (step.on is None and not self.input_saved[s]) else self.input_units[s]
