@@ -77,6 +77,7 @@ def plan(
     effort: float | None = None,
     only: Only = "both",
     wall_s: float | None = None,
+    start: Schedule | None = None,
     platform: str = "",
     costs_from: str = "",
     progress: Callable[[Progress], None] | None = None,
@@ -84,12 +85,13 @@ def plan(
 ) -> Plan:
     """The best schedule found, its proven distance from the best there is, or why there is none.
 
-    `steps` of search and `effort` in the solvers' own deterministic seconds (None: by the problem's size) decide the
-    result: same problem, seed and effort, same plan, unless `wall_s` cut it, which `cut_off` tells. Raises
-    `SolverMissing` where the extra `solver` is not installed and the step does not fit as it is.
+    `start`: a schedule to do at least as well as, if it is accepted. `steps` of search and `effort` in the solvers' own
+    deterministic seconds (None: by the problem's size) decide the result: same problem, seed and effort, same plan,
+    unless `wall_s` cut it, which `cut_off` tells. Raises `SolverMissing` where the extra `solver` is not installed and
+    the step does not fit as it is.
     """
     run = _Run(problem, seed, only, wall_s, progress, clock)
-    found = run.plan(steps, default_effort(problem) if effort is None else effort)
+    found = run.plan(start, steps, default_effort(problem) if effort is None else effort)
     return replace(found, platform=platform, costs_from=costs_from)
 
 
@@ -117,7 +119,7 @@ class _Run:
         self.best: Accepted | None = None
         self.bound_j = 0.0
 
-    def plan(self, steps: int | None, effort: float) -> Plan:
+    def plan(self, start: Schedule | None, steps: int | None, effort: float) -> Plan:
         """All of it."""
         why = impossible(self.problem)
         if why:
@@ -125,6 +127,7 @@ class _Run:
         self._offer(keep_everything(self.problem.graph))
         if self.best:
             return self._report(self.best, self.best.replayed.overhead_j)
+        self._offer(start)
         if self.only != "recompute":
             self._offer(page_everything(self.problem.graph))
         self._search(steps)

@@ -29,8 +29,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", metavar="NAME|MODULE:FACTORY", help="a served model, or a factory of your own")
     what.add_argument("--graph", type=Path, metavar="FILE.json", help="a graph file in POET's format")
-    parser.add_argument("--batch", type=_count, default=8, metavar="N", help="samples a step (default: 8)")
-    parser.add_argument("--optimizer", choices=("none", "sgd", "momentum", "adam"), help="default: sgd")
+    parser.add_argument("--batch", type=_samples, default=8, metavar="N", help="samples a step (default: 8)")
+    parser.add_argument(
+        "--optimizer", choices=("none", "sgd", "momentum", "adam"), default="sgd", help="in the step (default: sgd)"
+    )
     parser.add_argument(
         "--budget", required=True, metavar="BYTES|SHARE%", help="RAM of the whole step, or a share of its activations"
     )
@@ -41,6 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME|FILE",
         help="a platform of the graph file, a shipped one, or a profile; default for --model: profile this machine",
     )
+    parser.add_argument(
+        "--page-dir", type=Path, default=Path(), metavar="DIR", help="where pages will lie, to be measured (default: .)"
+    )
+    parser.add_argument("--save-profile", type=Path, metavar="FILE", help="keep the profile measured here")
     parser.add_argument("--semantics", choices=("poet", "real"), help="default: real for --model, poet for --graph")
     parser.add_argument("--only", choices=("both", "page", "recompute"), default="both", help="what may be used")
     parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of the search (default: 0)")
@@ -58,6 +64,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _samples(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError("a step needs a sample")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -71,10 +83,11 @@ def _seconds(text: str) -> float:
 def handler(args: argparse.Namespace) -> int:
     """Plan; 1 if there is no plan or what is to be planned is not sound, 2 if a file or a flag cannot be used."""
     from finetune.errors import FinetuneError, SolverMissing
+    from model_repository.architectures import UnknownArchitecture
 
     try:
         return _plan(args)
-    except SolverMissing as error:
+    except (SolverMissing, UnknownArchitecture) as error:
         print(f"teg plan: {error}", file=sys.stderr)
         return USAGE
     except FinetuneError as error:
