@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good a schedule can be at best, and often that schedule: the stage-end program, built, solved, read and judged.
+
+The bound holds for every schedule that `replay` can accept, hence for the published class: one fixed order, each stage
+ending with the first run of its op. A schedule is returned only if `replay` accepted it. A recomputation or a transfer
+that costs more than the hint's whole overhead is left out: no better schedule holds it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import ScheduleInvalid
+from ..problem import Only, Problem
+from ..replay import replay
+from ..schedule import Schedule
+from .cpsat import solve
+from .highs import relax
+from .model import StageEnd
+from .reading import schedule_from
+from .stages import stages_of
+
+TOLERANCE = 1e-6
+"""A gap is called closed when it is at most this share of the overhead: costs are rounded down to whole units."""
+UNITS = 10**9
+"""Units of the objective in the cap, so that rounding many costs down stays far below the tolerance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """No schedule's overhead is less than `bound_j`. `schedule` is the best one found, accepted by `replay`, or None.
+
+    `closed`: the best schedule known, this one or the hint, is optimal within `TOLERANCE`. `infeasible` says why there
+    is no schedule at all, if that was proven. `effort_spent`: deterministic seconds of the solver.
+    """
+
+    bound_j: float
+    schedule: Schedule | None
+    closed: bool
+    effort_spent: float
+    infeasible: str = ""
+
+
+def prove(
+    problem: Problem,
+    *,
+    hint: Schedule | None = None,
+    effort: float = 30.0,
+    only: Only = "both",
+    until_s: float | None = None,
+    progress: Callable[[float | None, float], None] | None = None,
+) -> Proof:
+    """A lower bound on the overhead, and the best schedule found, within `effort` deterministic seconds.
+
+    `until_s`: wall seconds from now after which it stops all the same. `progress` sees the best overhead and the bound,
+    in joules, whenever one of them improves. Raises `ScheduleInvalid` for a hint that `replay` refuses.
+    """
+    search = _Search(problem, hint, only, progress)
+    deadline_s = None if until_s is None else time.monotonic() + until_s
+    if hint is None and only == "both":
+        # Paging alone decides little, is solved at once, and its overhead caps what else is worth a thought.
+        search.round(effort / 20, until_s, "page")
+    while search.open and search.spent < effort:
+        seconds = None if deadline_s is None else deadline_s - time.monotonic()
+        if seconds is not None and seconds <= 0:
+            break
+        search.round(effort - search.spent, seconds, only)
+    return search.proof()
+
+
+class _Search:
+    """What is known between two solves."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        hint: Schedule | None,
+        only: Only,
+        progress: Callable[[float | None, float], None] | None,
+    ) -> None:
+        self.problem, self.only, self.progress = problem, only, progress
+        self.best_j = math.inf if hint is None else replay(problem, hint).overhead_j
+        self.best: Schedule | None = None
+        self.bound_j = 0.0
+        self.spent = 0.0
+        self.infeasible = ""
+        self.open = self.best_j > 0
+
+    def round(self, effort: float, seconds: float | None, only: Only) -> None:
+        """One solve with what is known by now: the schedules of an overhead up to a cap, which grows where none is."""
+        cap_j = self._cap_j(only)
+        program = self._program(cap_j, only)
+        if program.model.infeasible:
+            self.infeasible, self.open = program.model.infeasible, False
+            return
+        unit_j = program.model.unit_j
+        most = None if math.isinf(cap_j) else math.floor(cap_j / unit_j)
+        relaxed = relax(program.model)
+        self.spent += relaxed.effort
+        whole = only == self.only
+        if whole:
+            self._raise_bound(relaxed.bound * unit_j, cap_j)
+        answer = solve(
+            program.model,
+            effort=effort,
+            most=most,
+            fixed=relaxed.fixed(most) if most is not None else None,
+            gap=0.0 if whole else 0.1,
+            seconds=seconds,
+            found=lambda values: self._judge(program, values),
+            bounded=(lambda bound: self._raise_bound(bound * unit_j, cap_j)) if whole else None,
+        )
+        self.spent += answer.effort
+        if not whole:
+            return
+        self._raise_bound(cap_j if answer.bound is None else answer.bound * unit_j, cap_j)
+        if answer.bound is None and most is None:
+            self.infeasible = "no schedule fits the limits"
+        self.open = not self.infeasible and not self._closed() and (answer.bound is None or not answer.exhausted)
+
+    def _cap_j(self, only: Only) -> float:
+        """What the next solve looks at: everything up to the best, unless the best may be far off."""
+        if math.isinf(self.best_j) or only != self.only:
+            return self.best_j
+        if not self.bound_j:
+            program = self._program(self.best_j, only)
+            relaxed = relax(program.model)
+            self.spent += relaxed.effort
+            self._raise_bound(relaxed.bound * program.model.unit_j, self.best_j)
+        return self.best_j if self.best_j <= 1.5 * self.bound_j else 1.25 * self.bound_j or self.best_j
+
+    def _program(self, cap_j: float, only: Only) -> StageEnd:
+        scale_j = cap_j if math.isfinite(cap_j) else self.problem.base_energy_j
+        stages = stages_of(self.problem, cap_j=cap_j, only=only)
+        return StageEnd(self.problem, stages, max(scale_j, 1e-300) / UNITS)
+
+    def _judge(self, program: StageEnd, values: Sequence[bool]) -> None:
+        """Keep the schedule of an assignment, if the judge accepts it and it is better."""
+        schedule = schedule_from(program, values)
+        try:
+            overhead_j = replay(self.problem, schedule).overhead_j
+        except ScheduleInvalid:
+            return
+        if overhead_j < self.best_j:
+            self.best_j, self.best = overhead_j, schedule
+            self._report()
+
+    def _raise_bound(self, bound_j: float, cap_j: float) -> None:
+        """What was left out under the cap costs at least the cap."""
+        bound_j = min(bound_j, cap_j)
+        if bound_j > self.bound_j:
+            self.bound_j = bound_j
+            self._report()
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(self.best_j if math.isfinite(self.best_j) else None, min(self.bound_j, self.best_j))
+
+    def _closed(self) -> bool:
+        return math.isfinite(self.best_j) and self.best_j <= self.bound_j * (1 + TOLERANCE)
+
+    def proof(self) -> Proof:
+        """What was found."""
+        bound_j = math.inf if self.infeasible else min(self.bound_j, self.best_j)
+        return Proof(bound_j, self.best, self._closed() or self.best_j == 0, self.spent, self.infeasible)

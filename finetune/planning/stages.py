@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When what may happen: the stages in which an optimal schedule can need to compute, read or drop a storage.
+
+Stage t runs from the first execution of op t - 1 to that of op t. Storages that recomputations can link form a *part*.
+Between two stages in which a part is used by first executions, its storages can be brought into the smallest state that
+they pass through right after the first of them, and stay in it until the second: no schedule is lost when a part acts
+only in the stage of such a use and in the one after it, and a part without recomputations only in the stage of a use.
+What the caps exclude, each costing more on its own than a schedule that is known, is no loss either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..problem import Only, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What is left to decide, for a problem of n ops; stage n is the end of the step.
+
+    `needs`: the storages that each stage's first execution reads. `again`: the stages in which an op may run a second
+    time. `events`: the stages in which a storage may come or go. `last`: the last stage that can need a storage.
+    `fixed`: the storages that lie in RAM throughout. `paged`: those that may go to storage.
+    """
+
+    needs: tuple[frozenset[int], ...]
+    again: tuple[tuple[int, ...], ...]
+    events: tuple[tuple[int, ...], ...]
+    last: tuple[int, ...]
+    fixed: frozenset[int]
+    paged: frozenset[int]
+
+
+def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
+    """The stages of a problem whose schedules of an overhead above `cap_j` are of no interest."""
+    graph, costs = problem.graph, problem.costs
+    end = len(graph.ops)
+    paged = frozenset(
+        number
+        for number, storage in enumerate(graph.storages)
+        if storage.pageable and storage.size_bytes and only != "recompute" and _page_j(problem, number) <= cap_j
+    )
+    fixed = frozenset(number for number in graph.carried if number not in paged)
+    needs = [frozenset({*op.inputs, *op.updates}) - fixed for op in graph.ops]
+    kept = {number for number, storage in enumerate(graph.storages) if storage.kept}
+    needs.append(frozenset(kept | set(graph.carried)) - fixed)
+    updated = {storage: number for number, op in enumerate(graph.ops) for storage in op.updates}
+    until = [min((updated.get(storage, end) for storage in op.inputs), default=end) for op in graph.ops]
+    able = [
+        op.again and not op.updates and only != "page" and costs.energy_j[number] <= cap_j
+        for number, op in enumerate(graph.ops)
+    ]
+    last = [max((stage for stage in (*users, -1)), default=-1) for users in graph.users]
+    for storage in needs[end]:
+        last[storage] = end
+    reach = [0] * end
+    for number in range(end - 1, -1, -1):
+        op = graph.ops[number]
+        if able[number]:
+            reach[number] = min(until[number], max((last[storage] for storage in op.outputs), default=0))
+        if reach[number] >= number + 2:
+            for storage in op.inputs:
+                last[storage] = max(last[storage], reach[number])
+    acts = _events(problem, needs, [value >= number + 2 for number, value in enumerate(reach)], fixed)
+    events = tuple(
+        tuple(stage for stage in acts[number] if (_made(problem, number) < stage <= last[number]))
+        for number in range(len(graph.storages))
+    )
+    again = tuple(
+        tuple(stage for stage in (events[op.outputs[0]] if op.outputs else ()) if number + 2 <= stage <= reach[number])
+        for number, op in enumerate(graph.ops)
+    )
+    return Stages(tuple(needs), again, events, tuple(last), fixed, paged)
+
+
+def _made(problem: Problem, storage: int) -> int:
+    producer = problem.graph.producers[storage]
+    return -1 if producer is None else producer
+
+
+def _page_j(problem: Problem, storage: int) -> float:
+    """The least that one journey to storage costs; what is carried may lie there to begin with."""
+    written = problem.costs.write_j[storage] if problem.graph.producers[storage] is not None else 0.0
+    return problem.costs.read_j[storage] + written
+
+
+def _events(
+    problem: Problem, needs: list[frozenset[int]], again: list[bool], fixed: frozenset[int]
+) -> list[tuple[int, ...]]:
+    """For each storage the stages in which its part acts, ascending."""
+    graph = problem.graph
+    root = list(range(len(graph.storages)))
+
+    def find(storage: int) -> int:
+        while root[storage] != storage:
+            root[storage] = root[root[storage]]
+            storage = root[storage]
+        return storage
+
+    linked = set()
+    for number, op in enumerate(graph.ops):
+        if again[number]:
+            around = [storage for storage in (*op.outputs, *op.inputs) if storage not in fixed]
+            for storage in around:
+                root[find(storage)] = find(around[0])
+            linked.update(around)
+    stages: dict[int, set[int]] = {}
+    for stage, needed in enumerate(needs):
+        made = set(graph.ops[stage].outputs) if stage < len(graph.ops) else set()
+        for storage in needed | made:
+            found = stages.setdefault(find(storage), set())
+            found.add(stage)
+            if storage in linked and stage < len(graph.ops):
+                found.add(stage + 1)
+    return [tuple(sorted(stages.get(find(number), ()))) for number in range(len(graph.storages))]
