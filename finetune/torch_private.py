@@ -8,6 +8,7 @@ What it relies on differs between minor versions of torch, so each function chec
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,11 +63,9 @@ def trace_step(step: nn.Module, batch: Sequence[Tensor]) -> GraphModule:
             front = dynamo_graph_capture_for_export(step)(*batch)
         with contextlib.ExitStack() as stack:
             found = aot_export_joint_with_descriptors(stack, front, tuple(batch), {})
-    except TorchDynamoException as error:
+    except (TorchDynamoException, RuntimeError, TypeError, AssertionError) as error:
+        # The last three report what the tracer has no rule for: an operation without a fake, a step without gradients.
         raise CaptureRefused(*_blame(error)) from error
-    except (RuntimeError, TypeError, AssertionError) as error:
-        # The tracer reports what it has no rule for by these (an operation without a fake, a step without gradients).
-        raise CaptureRefused("the step", _first_line(error)) from error
     graph_module = found.graph_module
     if not isinstance(graph_module, GraphModule):
         raise CaptureRefused("the step", f"was traced to a {type(graph_module).__name__}")
@@ -151,15 +150,10 @@ def _role(described: Any, where: str) -> Role:
 
 def _blame(error: BaseException) -> tuple[str, str]:
     """Which operation the tracer stopped at, and why."""
-    context = str(getattr(error, "msg", "") or error)
-    lines = [line.strip() for line in context.splitlines() if line.strip()]
-    prefix = "Developer debug context:"
-    named = next((line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)), "")
     function = getattr(error, "func", None)
     if function is not None:
         return str(function), "its result depends on values, which are not known before the step runs"
-    return named or "the step", " ".join(lines[:2]) if lines else type(error).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(getattr(error, "msg", "") or error).splitlines() if line.strip()]
+    found = re.search(r"call_function (\S+?)\(|Developer debug context: (.+)", "\n".join(lines))
+    named = next(filter(None, found.groups()), "") if found else ""
+    return named or "the step", ". ".join(lines[:2]).replace("Explanation: ", "") or type(error).__name__

@@ -77,11 +77,33 @@ def _digits_cnn() -> nn.Module:
 
 
 def _resnet18() -> nn.Module:
+    return _resnet(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
+
+
+def _resnet50() -> nn.Module:
+    return _resnet(layer_type="bottleneck", depths=[3, 4, 6, 3], hidden_sizes=[256, 512, 1024, 2048])
+
+
+def _resnet(**sizes: Any) -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    sizes = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "embedding_size": 64}
-    config = ResNetConfig.from_dict({"layer_type": "basic", "num_labels": 1000, **sizes})
+    config = ResNetConfig.from_dict({"embedding_size": 64, "num_labels": 1000, **sizes})
     return _logits_of(ResNetForImageClassification(config))
+
+
+def _vgg16() -> nn.Module:
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    inward = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers += [nn.Conv2d(inward, width, 3, padding=1), nn.ReLU(inplace=True)]
+            inward = width
+        layers.append(nn.MaxPool2d(2))
+    for inward, width in ((512 * 7 * 7, 4096), (4096, 4096)):
+        layers += [nn.Flatten(), nn.Linear(inward, width), nn.ReLU(inplace=True), nn.Dropout()]
+    return nn.Sequential(*layers, nn.Linear(4096, 1000))
 
 
 def _efficientnet_b0() -> nn.Module:
@@ -141,6 +163,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     for known in (
         Architecture("digits_cnn", _image(8, channels=1), _logits(10), _digits_cnn),
         Architecture("resnet18", _image(224, channels=3), _logits(1000), _resnet18),
+        Architecture("resnet50", _image(224, channels=3), _logits(1000), _resnet50),
+        Architecture("vgg16", _image(224, channels=3), _logits(1000), _vgg16),
         Architecture("efficientnet_b0", _image(224, channels=3), _logits(1000), _efficientnet_b0),
         Architecture("bert_mini", _tokens(64), _logits(2), _bert_mini),
         Architecture("bert_base", _tokens(128), _logits(2), _bert_base),

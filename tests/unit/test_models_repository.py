@@ -61,7 +61,7 @@ def test_labels_are_one_per_class(name: str) -> None:
             assert len(labels) == output.dims[0] == len(set(labels))
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "bert_base"])
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - {"bert_base", "vgg16"}))
 def test_module_takes_and_returns_what_it_declares(name: str) -> None:
     """A batch of positional tensors goes in, one tensor of logits comes out; nothing is fetched to make the module."""
     known = architecture(name)
