@@ -41,7 +41,8 @@ def solve(
 ) -> Answer:
     """The least cost of the program up to `most`, within `effort` deterministic seconds and `seconds` of wall time.
 
-    `fixed`: values of variables that are known. `gap`: the share of the cost by which the answer may fall short. `found` sees every better assignment, `bounded` every better bound.
+    `fixed`: values of variables that are known. `gap`: the share of the cost by which the answer may fall short.
+    `found` sees every better assignment, `bounded` every better bound.
     """
     program = cp_model.CpModel()
     variables = [program.new_bool_var(f"{name.letter}{name.number}.{name.stage}") for name in model.names]

@@ -81,7 +81,7 @@ def _matrix(model: Model) -> Matrix:
         starts.append(len(columns))
     for row in model.rows:
         # A power of two divides exactly.
-        unit = 2.0 ** max(0, max(value for value, _ in row.terms).bit_length() - 1)
+        unit = 2.0 ** max(0, max(abs(value) for value, _ in row.terms).bit_length() - 1)
         columns += [variable for _, variable in row.terms]
         values += [value / unit for value, _ in row.terms]
         lower.append(-math.inf)

@@ -23,6 +23,10 @@ ALWAYS = 0
 """The literal that is true; literal v + 1 is variable v, and -(v + 1) its negation."""
 
 
+MOST = 2**40
+"""Units that one cost counts at most: far above any cap, and sums of them fit 64 bits."""
+
+
 class Name(NamedTuple):
     """What a variable decides: `S` storage and the stage its stay begins after, `R` op and stage, and so on."""
 
@@ -53,7 +57,7 @@ class Model:
     def add(self, name: Name, cost_j: float) -> None:
         self.index[name] = len(self.names)
         self.names.append(name)
-        self.costs.append(math.floor(cost_j / self.unit_j * (1 - 1e-12)))
+        self.costs.append(math.floor(min(cost_j / self.unit_j, MOST) * (1 - 1e-12)))
 
     def clause(self, positive: Iterable[int | None], negative: Iterable[int | None] = ()) -> None:
         """At least one of `positive` true or one of `negative` false; None stands for false, ALWAYS for true."""
@@ -91,6 +95,9 @@ class StageEnd:
     def _workspace(self) -> tuple[int, ...]:
         return self.problem.costs.workspace_bytes if self.problem.semantics == "real" else (0,) * self.end
 
+    def _kept(self, storage: int) -> bool:
+        return self.graph.storages[storage].kept
+
     def size(self, storage: int) -> int:
         return self.graph.storages[storage].size_bytes // self.grain
 
@@ -107,7 +114,10 @@ class StageEnd:
         """What each stage holds in any case, and which stages can exceed the budget at all."""
         workspace = self._workspace()
         fixed = sum(self.size(storage) for storage in self.stages.fixed)
+        self.away = {number for number in self.stages.paged if self.made[number] < 0 and not self._kept(number)}
+        """What may lie on storage when the step begins, and must then lie there when it ends."""
         self.load = [fixed + sum(map(self.size, needed)) for needed in self.stages.needs]
+        self.load[self.end] -= sum(map(self.size, self.away))
         for number, op in enumerate(self.graph.ops):
             self.load[number] += sum(map(self.size, op.outputs)) + workspace[number] // self.grain
         self.budget = self.problem.limits.budget_bytes // self.grain
@@ -116,6 +126,7 @@ class StageEnd:
             for begin, end in self.stays(storage) if storage not in self.stages.fixed else ():
                 for stage in self.covered(storage, begin, end):
                     self.most[stage] += self.size(storage)
+        self.most[self.end] += sum(map(self.size, self.away))
         self.tight = [most > self.budget for most in self.most]
         for stage, load in enumerate(self.load):
             if load > self.budget and not self.model.infeasible:
@@ -139,7 +150,7 @@ class StageEnd:
             for stage in reads:
                 self.model.add(Name("I", storage, stage), costs.read_j[storage])
             phases = {self._phase(storage, stage) for stage in reads}
-            if reads and self.made[storage] < 0 and not self.graph.storages[storage].kept:
+            if storage in self.away:
                 self.model.add(Name("Z", storage, 0), 0.0)
                 phases |= {1} if storage in self.updated else set()
             for phase in sorted(phases):
@@ -152,7 +163,7 @@ class StageEnd:
         if any(self.tight[stage] for stage in self.covered(storage, begin, end)):
             return True
         if begin < 0:
-            return not self.graph.storages[storage].kept
+            return storage in self.away
         return begin != self.made[storage] and storage not in self.stages.needs[begin]
 
     def _phase(self, storage: int, stage: int) -> int:
@@ -197,6 +208,9 @@ class StageEnd:
                 model.clause(self.there(name.number, name.stage), [variable + 1])
             elif name.letter == "Z":
                 model.clause((), [variable + 1, self.stay(name.number, 0)])
+                # Only what is read is known to have lain there.
+                reads = [self.literal("I", name.number, stage) for stage in self.stages.events[name.number]]
+                model.clause(reads, [variable + 1])
                 if name.number in self.updated:
                     model.clause([self.literal("O", name.number, 1)], [variable + 1])
 
@@ -234,6 +248,9 @@ class StageEnd:
                         free[stage] += self.size(storage)
                     else:
                         loads[stage].append((self.size(storage), variable))
+        for storage in sorted(self.away):
+            loads[self.end].append((-self.size(storage), self.model.index[Name("Z", storage, 0)]))
+            free[self.end] += self.size(storage)
         for stage, terms in enumerate(loads):
             if self.tight[stage] and terms:
                 self.model.rows.append(Row(tuple(terms), self.budget - self.load[stage] - free[stage]))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ..graph import Graph
 from ..problem import Problem
-from ..schedule import Entry, Schedule, begins_on_storage, with_frees
+from ..schedule import Entry, Schedule, with_frees
 from .model import StageEnd
 
 Arrange = Callable[[int, list[int], list[int]], list[Entry]]
@@ -19,21 +19,21 @@ def schedule_from(program: StageEnd, chosen: Sequence[bool], arrange: Arrange | 
     graph = program.graph
     reads: dict[int, list[int]] = {}
     again: dict[int, list[int]] = {}
-    written: dict[int, set[int]] = {}
+    begun: set[int] = set()
     for name, true in zip(program.model.names, chosen, strict=True):
         if true and name.letter == "I":
             reads.setdefault(name.stage, []).append(name.number)
         elif true and name.letter == "R":
             again.setdefault(name.stage, []).append(name.number)
-        elif true and name.letter == "O":
-            written.setdefault(name.number, set()).add(name.stage)
+        elif true and name.letter == "Z":
+            begun.add(name.number)
     entries: list[Entry] = []
     for stage in range(len(graph.ops) + 1):
         wanted, ops = sorted(reads.get(stage, ())), sorted(again.get(stage, ()))
         entries += (arrange or in_order(graph))(stage, wanted, ops)
         if stage < len(graph.ops):
             entries.append(Entry("C", stage))
-    return with_frees(graph, _with_writes(program.problem, _pruned(graph, entries), written))
+    return with_frees(graph, _with_writes(program.problem, _pruned(graph, entries, begun), begun))
 
 
 def in_order(graph: Graph) -> Arrange:
@@ -50,9 +50,9 @@ def in_order(graph: Graph) -> Arrange:
     return arrange
 
 
-def _pruned(graph: Graph, entries: Sequence[Entry]) -> list[Entry]:
-    """Without reads and recomputations whose result nobody uses."""
-    begun = begins_on_storage(graph, entries)
+def _pruned(graph: Graph, entries: Sequence[Entry], begun: set[int]) -> list[Entry]:
+    """Without reads and recomputations whose result nobody uses; what lies on storage at first is read once at least."""
+    first = {entry.number: place for place, entry in reversed(list(enumerate(entries))) if entry.act == "I"}
     needed = {number for number, storage in enumerate(graph.storages) if storage.kept}
     needed |= set(graph.carried) - begun
     seen = [0] * len(graph.ops)
@@ -60,11 +60,12 @@ def _pruned(graph: Graph, entries: Sequence[Entry]) -> list[Entry]:
         if entry.act == "C":
             seen[entry.number] += 1
     found = []
-    for entry in reversed(entries):
+    for place, entry in reversed(list(enumerate(entries))):
         made = graph.ops[entry.number].outputs if entry.act == "C" else (entry.number,)
         if entry.act == "C":
             seen[entry.number] -= 1
-        if needed.isdisjoint(made) and (entry.act == "I" or seen[entry.number]):
+        begins = entry.act == "I" and entry.number in begun and first[entry.number] == place
+        if needed.isdisjoint(made) and not begins and (entry.act == "I" or seen[entry.number]):
             continue
         needed -= set(made)
         if entry.act == "C":
@@ -73,10 +74,9 @@ def _pruned(graph: Graph, entries: Sequence[Entry]) -> list[Entry]:
     return found[::-1]
 
 
-def _with_writes(problem: Problem, entries: list[Entry], written: dict[int, set[int]]) -> list[Entry]:
+def _with_writes(problem: Problem, entries: list[Entry], begun: set[int]) -> list[Entry]:
     """With the writes that later reads need: early under `real`, where they take time, else with the last use."""
     graph = problem.graph
-    begun = begins_on_storage(graph, entries)
     after: dict[int, list[Entry]] = {}
     before: dict[int, list[Entry]] = {}
     updated = {storage: number for number, op in enumerate(graph.ops) for storage in op.updates}

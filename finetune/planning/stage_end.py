@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import ScheduleInvalid
+from ..accepted import accept
 from ..problem import Only, Problem
 from ..replay import replay
 from ..schedule import Schedule
@@ -63,7 +63,7 @@ def prove(
     if hint is None and only == "both":
         # Paging alone decides little, is solved at once, and its overhead caps what else is worth a thought.
         search.round(effort / 20, until_s, "page")
-    while search.open and search.spent < effort:
+    while search.open and search.best_j > 0 and search.spent < effort:
         seconds = None if deadline_s is None else deadline_s - time.monotonic()
         if seconds is not None and seconds <= 0:
             break
@@ -87,14 +87,14 @@ class _Search:
         self.bound_j = 0.0
         self.spent = 0.0
         self.infeasible = ""
-        self.open = self.best_j > 0
+        self.open = True
 
     def round(self, effort: float, seconds: float | None, only: Only) -> None:
         """One solve with what is known by now: the schedules of an overhead up to a cap, which grows where none is."""
         cap_j = self._cap_j(only)
         program = self._program(cap_j, only)
         if program.model.infeasible:
-            self.infeasible, self.open = program.model.infeasible, False
+            self._nothing(cap_j, only, program.model.infeasible)
             return
         unit_j = program.model.unit_j
         most = None if math.isinf(cap_j) else math.floor(cap_j / unit_j)
@@ -116,10 +116,19 @@ class _Search:
         self.spent += answer.effort
         if not whole:
             return
-        self._raise_bound(cap_j if answer.bound is None else answer.bound * unit_j, cap_j)
-        if answer.bound is None and most is None:
-            self.infeasible = "no schedule fits the limits"
-        self.open = not self.infeasible and not self._closed() and (answer.bound is None or not answer.exhausted)
+        if answer.bound is None:
+            self._nothing(cap_j, only, "no schedule fits the limits")
+            return
+        self._raise_bound(answer.bound * unit_j, cap_j)
+        self.open = not self._closed() and not answer.exhausted
+
+    def _nothing(self, cap_j: float, only: Only, why: str) -> None:
+        """No schedule has an overhead up to the cap."""
+        if only != self.only:
+            return
+        self._raise_bound(cap_j, cap_j)
+        self.infeasible = why if math.isinf(cap_j) else ""
+        self.open = not self.infeasible and not self._closed()
 
     def _cap_j(self, only: Only) -> float:
         """What the next solve looks at: everything up to the best, unless the best may be far off."""
@@ -139,13 +148,9 @@ class _Search:
 
     def _judge(self, program: StageEnd, values: Sequence[bool]) -> None:
         """Keep the schedule of an assignment, if the judge accepts it and it is better."""
-        schedule = schedule_from(program, values)
-        try:
-            overhead_j = replay(self.problem, schedule).overhead_j
-        except ScheduleInvalid:
-            return
-        if overhead_j < self.best_j:
-            self.best_j, self.best = overhead_j, schedule
+        found = accept(self.problem, schedule_from(program, values))
+        if found is not None and found.replayed.overhead_j < self.best_j:
+            self.best_j, self.best = found.replayed.overhead_j, found.schedule
             self._report()
 
     def _raise_bound(self, bound_j: float, cap_j: float) -> None:

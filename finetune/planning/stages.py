@@ -62,13 +62,14 @@ def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
         if reach[number] >= number + 2:
             for storage in op.inputs:
                 last[storage] = max(last[storage], reach[number])
-    acts = _events(problem, needs, [value >= number + 2 for number, value in enumerate(reach)], fixed)
+    twice = [value >= number + 2 for number, value in enumerate(reach)]
+    acts = _events(problem, needs, [until[number] if twice[number] else None for number in range(end)], fixed)
     events = tuple(
         tuple(stage for stage in acts[number] if (_made(problem, number) < stage <= last[number]))
         for number in range(len(graph.storages))
     )
     again = tuple(
-        tuple(stage for stage in (events[op.outputs[0]] if op.outputs else ()) if number + 2 <= stage <= reach[number])
+        tuple(stage for stage in (acts[op.outputs[0]] if op.outputs else ()) if number + 2 <= stage <= reach[number])
         for number, op in enumerate(graph.ops)
     )
     return Stages(tuple(needs), again, events, tuple(last), fixed, paged)
@@ -86,9 +87,12 @@ def _page_j(problem: Problem, storage: int) -> float:
 
 
 def _events(
-    problem: Problem, needs: list[frozenset[int]], again: list[bool], fixed: frozenset[int]
+    problem: Problem, needs: list[frozenset[int]], again: list[int | None], fixed: frozenset[int]
 ) -> list[tuple[int, ...]]:
-    """For each storage the stages in which its part acts, ascending."""
+    """For each storage the stages in which its part acts, ascending.
+
+    `again`: for an op that may run again the stage after which it may not, as what it reads is changed; else None.
+    """
     graph = problem.graph
     root = list(range(len(graph.storages)))
 
@@ -100,12 +104,15 @@ def _events(
 
     linked = set()
     for number, op in enumerate(graph.ops):
-        if again[number]:
+        if again[number] is not None:
             around = [storage for storage in (*op.outputs, *op.inputs) if storage not in fixed]
             for storage in around:
                 root[find(storage)] = find(around[0])
             linked.update(around)
     stages: dict[int, set[int]] = {}
+    for op, until in zip(graph.ops, again, strict=True):
+        if until is not None and until < len(graph.ops):
+            stages.setdefault(find(op.outputs[0]), set()).update((until, until + 1))
     for stage, needed in enumerate(needs):
         made = set(graph.ops[stage].outputs) if stage < len(graph.ops) else set()
         for storage in needed | made:
