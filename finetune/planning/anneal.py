@@ -12,20 +12,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from finetune.errors import ScheduleInvalid
+from finetune.accepted import accept
 from finetune.problem import Only, Problem
-from finetune.replay import replay
 from finetune.schedule import Entry, Schedule, with_frees
 
 from .chance import State, chance_of, uniform
 from .compiled import compiled
-from .decode import COMPUTE, READ, Work, decode, work_for
+from .decode import ACTS, Work, decode, work_for
 from .gaps import Arrays, Floats, Gaps, Ints, arrays_of, gaps_of
 from .moves import MOST, move, undo
 from .score import score
 from .starts import starts
 
-RUNS = 4
+RUNS = ((0.1, "fresh", 1.0), (0.3, "best", 1.0), (0.3, "fresh", 1.0), (0.3, "best", 0.25))
+"""Share of the steps, where a run begins, and how hot."""
+HOT, COLD = 0.1, 0.0002
+"""The temperature falls from one share of the overhead at hand to the other."""
 CHUNK = 2000
 """Steps between two looks at the wall limit."""
 
@@ -52,38 +54,34 @@ def anneal(
     arrays, gaps = arrays_of(problem), gaps_of(problem, only)
     work, chance = work_for(arrays, gaps), chance_of(seed)
     steps = default_steps(problem) if steps is None else steps
-    unit = arrays.base_j / len(arrays.energy_j)
-    best, best_j = np.zeros(len(gaps.storage), dtype=np.int64), math.inf
-    for run in range(RUNS):
-        choice = starts(arrays, gaps, run) if run % 3 == 0 or best_j == math.inf else best.copy()
-        now, now_j = score(arrays, gaps, choice, work)
-        if now_j < best_j:
-            best, best_j = choice.copy(), now_j
-        hot = unit if run % 3 == 0 else unit / 4
-        found = np.array([now, best_j])
-        length = max(1, steps // RUNS)
+    best, best_j = starts(arrays, gaps), math.inf
+    price_j = decode(arrays, gaps, best, work).overhead_j or arrays.base_j
+    for share, begin, heat in RUNS:
+        choice = starts(arrays, gaps) if begin == "fresh" else best.copy()
+        now_j, limit_j = score(arrays, gaps, choice, work, price_j)
+        if limit_j < best_j:
+            best, best_j = choice.copy(), limit_j
+        found = np.array([now_j, best_j])
+        length = max(1, int(share * steps))
         for done in range(0, length, CHUNK):
-            if until():
+            if until() or found[1] == 0.0:
                 break
             some = min(CHUNK, length - done)
-            first, last = (0.002 ** (part / length) for part in (done, done + some))
-            _search(arrays, gaps, choice, best, work, chance, found, some, hot * first, hot * last)
+            hot_j, cold_j = (price_j * heat * HOT * (COLD / HOT) ** (part / length) for part in (done, done + some))
+            _search(arrays, gaps, choice, best, work, chance, found, some, hot_j, cold_j, price_j)
             if found[1] < best_j:
                 best_j = float(found[1])
                 progress(best_j)
+        price_j = min(price_j, best_j)
     return None if best_j == math.inf else _accepted(problem, arrays, gaps, best, work)
 
 
 def _accepted(problem: Problem, arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Schedule | None:
+    """The schedule that follows from the choices, if the judges accept it."""
     entries = decode(arrays, gaps, choice, work).entries - 1
-    acts = ["C" if act == COMPUTE else "I" if act == READ else "O" for act in work.act[:entries]]
-    listed = [Entry(act, int(number)) for act, number in zip(acts, work.number[:entries], strict=True)]
-    schedule = with_frees(problem.graph, listed)
-    try:
-        replay(problem, schedule)
-    except ScheduleInvalid:
-        return None
-    return schedule
+    rows = zip(work.act[:entries].tolist(), work.number[:entries].tolist(), strict=True)
+    schedule = with_frees(problem.graph, [Entry(ACTS[act], number) for act, number in rows])
+    return schedule if accept(problem, schedule) else None
 
 
 @compiled
@@ -98,6 +96,7 @@ def _search(
     steps: int,
     hot: float,
     cold: float,
+    price_j: float,
 ) -> None:
     """Some steps from `hot` to `cold`; `found` holds the score of `choice` and the overhead of `best`, in joules."""
     rows, before = np.zeros(MOST, dtype=np.int64), np.zeros(MOST, dtype=np.int64)
@@ -108,7 +107,7 @@ def _search(
         done = move(gaps, choice, chance, rows, before)
         if not done:
             continue
-        new, new_j = score(arrays, gaps, choice, work)
+        new, new_j = score(arrays, gaps, choice, work, price_j)
         if new <= now or uniform(chance) < math.exp((now - new) / temperature):
             now = new
             if new_j < best_j:

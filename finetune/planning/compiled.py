@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from finetune.errors import SolverMissing
 
 try:
-    import numba  # type: ignore[import-untyped]
+    import numba
 except ImportError as error:
     raise SolverMissing("numba") from error
 
@@ -19,8 +19,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def compiled(function: Function) -> Function:
     """The same function, compiled when it is first called; kept on disk where that is possible."""
     try:
-        found: Function = numba.njit(cache=True)(function)
+        found = numba.njit(cache=True)(function)
     except RuntimeError:
         # no folder to keep it in: compile once per process
         found = numba.njit(function)
-    return found
+    return cast(Function, found)

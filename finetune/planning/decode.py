@@ -18,10 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from finetune.schedule import Act
+
 from .compiled import compiled
 from .gaps import DROP_LAZILY, KEEP, PAGE, PAGE_LAZILY, Arrays, Gaps, Ints
 
 COMPUTE, READ, WRITE = range(3)
+ACTS: tuple[Act, ...] = ("C", "I", "O")
 ENTRIES_PER_OP = 12
 """A list longer than this is given up."""
 NONE = -1
@@ -252,7 +255,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
                         readable[storage] = stage + 2
                 if not late:
                     absent[storage] = 1
-                    lazy[storage] = chosen == DROP_LAZILY or chosen == PAGE_LAZILY
+                    lazy[storage] = chosen in (DROP_LAZILY, PAGE_LAZILY)
                     start = since[storage]
                     if start == NONE:
                         start = position[producer[storage]] if producer[storage] >= 0 else 0

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to decide: for each storage and each gap between two uses, whether it stays in RAM, and if not, how it
-comes back.
+"""What there is to decide: over each gap between two uses of a storage, whether it stays in RAM or how it comes back.
 
 A storage is there from its producer (or from the start of the step), then used by some ops, and then no longer needed
 (or until the end of the step). Gap k of a storage follows its k-th use; gap 0 follows its making. Over each gap one
@@ -18,7 +17,7 @@ step is one: if that is paged, it lies on storage when the step begins and when 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -119,22 +118,26 @@ def arrays_of(problem: Problem) -> Arrays:
 
 def gaps_of(problem: Problem, only: Only) -> Gaps:
     """Where there is something to decide, given what a plan may use."""
-    found: list[tuple[int, int, int, list[int]]] = []
+    rows: list[tuple[int, int, int]] = []
+    allowed: list[list[int]] = []
+    end = len(problem.graph.ops)
     for storage, (producer, users) in enumerate(zip(problem.graph.producers, problem.graph.users, strict=True)):
-        end = len(problem.graph.ops)
+        if not users:
+            continue
         if producer is None:
-            found += [(storage, users[-1], users[0], _home(problem, only, storage))] if users else []
-            spans = list(zip(users, users[1:], strict=False))
+            spans = [((users[-1], users[0]), _home(problem, only, storage))]
+            inner = list(pairwise(users))
         else:
-            spans = list(zip((producer, *users), (*users, end), strict=True)) if users else []
-        for begins, ends in spans:
-            found.append((storage, begins, ends, _choices(problem, only, storage, begins, ends)))
-    found = [row for row in found if len(row[3]) > 1]
-    allowed = np.full((len(found), 5), -1, dtype=np.int64)
-    for row, (*_, choices) in enumerate(found):
-        allowed[row, : len(choices)] = choices
-    storages, begin, ends = (_ints(row[column] for row in found) for column in range(3))
-    return Gaps(storages, begin, ends, allowed, _ints(len(row[3]) for row in found))
+            spans, inner = [], list(pairwise((producer, *users, end)))
+        spans += [(span, _choices(problem, only, storage, *span)) for span in inner]
+        for (begins, ends), choices in spans:
+            if len(choices) > 1:
+                rows.append((storage, begins, ends))
+                allowed.append(choices)
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    padded = np.array([choices + [-1] * (5 - len(choices)) for choices in allowed], dtype=np.int64).reshape(-1, 5)
+    counts = _ints(len(choices) for choices in allowed)
+    return Gaps(columns[:, 0].copy(), columns[:, 1].copy(), columns[:, 2].copy(), padded, counts)
 
 
 def _home(problem: Problem, only: Only, storage: int) -> list[int]:
