@@ -2,8 +2,8 @@
 """The best overheads known on POET's own graphs before this planner, in percent of the unconstrained optimum.
 
 From other programs on the same files: a page-only greedy, an annealer (2 s of CPU, one seed), a stage-end model on
-CP-SAT (100 s) and POET's program on CBC and HiGHS. `best_pct` is the least that POET's evaluator accepts; `proven` rows are
-optima that CP-SAT closed in so many CPU seconds. Deadline 2 x. Rounded to the digits given.
+CP-SAT (100 s) and POET's program on CBC and HiGHS. `best_pct` is the least that POET's evaluator accepts; `proven` rows
+are optima that CP-SAT closed in so many CPU seconds. Deadline 2 x. Rounded to the digits given.
 """
 
 from __future__ import annotations
