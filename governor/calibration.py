@@ -9,6 +9,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ import torch
 from .roofline import Offered, Settings, linearized, log_surfaces
 
 NOISE = 0.03
-"""Deviation of a trial's log figures: 2 % of measurement and as much of the cell's own."""
+"""Deviation of a trial's log figures where nobody says how well they are known: 2 % and as much of the cell's own."""
+
+CELL = 0.02
+"""The cell's own: what sets a point apart from its neighbours, whatever physics says."""
 
 FREEDOM = 4.0
 """Degrees of freedom of the noise's Student-t distribution."""
@@ -40,11 +44,15 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """Trials to fit: where, log figures (latencies, then energies: `2m`), and the residual's covariance (`2m x 2m`)."""
+    """Trials to fit: where, and log figures, latencies, then energies: `2m`.
+
+    `residual`: its covariance, `2m x 2m`; `noise`: the deviation of each log figure, `2m`.
+    """
 
     at: Settings
     logs: torch.Tensor
     residual: torch.Tensor
+    noise: torch.Tensor
     offered: Offered | None = None
 
 
@@ -58,18 +66,24 @@ class Calibration:
     """How much each log figure is believed, `2m` in (0, 1]."""
 
 
+def noise_of(deviations: Sequence[float | None]) -> torch.Tensor:
+    """The noise of log figures known to these deviations, None where nobody says, `m`."""
+    known = [NOISE if deviation is None else math.hypot(CELL, deviation) for deviation in deviations]
+    return torch.tensor(known, dtype=torch.float64)
+
+
 def calibrate(trials: Trials, belief: Belief, last: torch.Tensor | None = None) -> Calibration:
     """The best fit from the prior's mean and from the `last` one.
 
     Raises `torch.linalg.LinAlgError` when the numerics fail.
     """
     starts = [belief.mean] if last is None else [last, belief.mean]
-    plain = trials.residual + NOISE**2 * torch.eye(len(trials.logs), dtype=torch.float64)
+    plain = trials.residual + torch.diag(trials.noise**2)
     theta = _fit(trials, belief, plain, starts)
     if len(trials.logs) < 2 * FREEDOM:
         return Calibration(theta, plain, torch.ones_like(trials.logs))
     weights = _weights(trials, belief, plain, theta)
-    weighed = trials.residual + torch.diag(NOISE**2 / weights)
+    weighed = trials.residual + torch.diag(trials.noise**2 / weights)
     return Calibration(_fit(trials, belief, weighed, [theta]), weighed, weights)
 
 
@@ -118,4 +132,4 @@ def _weights(trials: Trials, belief: Belief, covariance: torch.Tensor, theta: to
     apart = (precision @ off) / alone
     # What the others left open is no surprise; only what lies beyond it counts against the noise.
     beyond = (1 - EXPECTED**2 / (apart**2 * alone)).clamp(min=0.0)
-    return ((FREEDOM + 1) / (FREEDOM + beyond * apart**2 / NOISE**2)).clamp(max=1.0)
+    return ((FREEDOM + 1) / (FREEDOM + beyond * apart**2 / trials.noise**2)).clamp(max=1.0)

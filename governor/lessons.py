@@ -140,11 +140,15 @@ class Lessons:
     def earlier(self) -> list[Table]:
         """What the world was like before it last changed, as prior tables."""
         reasons = dict.fromkeys(lesson.outdated for lesson in self.all if lesson.outdated not in ("", LONG_AGO))
-        tables = [
-            table_of([lesson.record for lesson in self.all if lesson.outdated == why], f"before a change of {why}")
-            for why in reasons
-        ]
+        tables = (self._table_before(why) for why in reasons)
         return [table for table in tables if table]
+
+    def _table_before(self, why: str) -> Table:
+        """The trials that a change made outdated, at the load of the last of them."""
+        lessons = [lesson for lesson in self.all if lesson.outdated == why]
+        table = table_of([lesson.record for lesson in lessons], f"before a change of {why}")
+        rate_hz = sum(lessons[-1].load_hz.values())
+        return {**table, "rate_hz": rate_hz} if table and rate_hz else table
 
     def cheapest(self, now_s: float) -> Best | None:
         """The cheapest trial that kept the objective, at a point that is not avoided."""

@@ -53,7 +53,8 @@ class Predicted:
 
 Table = Mapping[str, Any]
 """Measurements as equally long arrays under the knobs' names plus `latency_s`, `energy_j` (J per request) and, where
-known, `power_w` and `flagged` (1: suspect); a text `name` beside them."""
+known, `power_w` and `flagged` (1: suspect); a text `name` beside them, and `rate_hz`, the requests per second offered,
+unless batches followed one another without a pause."""
 
 
 class Searcher(Protocol):
@@ -66,8 +67,16 @@ class Searcher(Protocol):
         """The next point to try, None when no more are worth it; raises `Infeasible`."""
         ...
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
-        """What a trial measured; raises `UnknownPoint`."""
+    def tell(
+        self,
+        point: Mapping[str, float],
+        latency_s: float,
+        energy_j: float,
+        *,
+        latency_deviation: float | None = None,
+        energy_deviation: float | None = None,
+    ) -> None:
+        """What a trial measured, and how well: deviations of the logs, None if unknown. Raises `UnknownPoint`."""
         ...
 
     def forget(self) -> None:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .calibration import Belief, Trials, calibrate
+from .calibration import Belief, Trials, calibrate, noise_of
 from .candidates import KNOBS
 from .points import Table
-from .roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN, linearized
-from .surfaces import NUMERICAL_FAILURES, RESIDUALS, alike, for_both, reference, space_of
+from .roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN, Offered, linearized
+from .surfaces import FIGURES, NUMERICAL_FAILURES, RESIDUALS, alike, for_both, reference, space_of
 
 OF_THE_BOARD = ("static_w", "memory_w", "gpu_exponent")
 WATTS = ("static_w", "memory_w")
@@ -64,22 +64,33 @@ def _lesson(table: Table) -> Lesson | None:
         return None
     points = [dict(zip(knobs, row, strict=True)) for row in zip(*knobs.values(), strict=True)]
     space = space_of(points, {name: sorted(set(values)) for name, values in knobs.items()})
-    first = reference(space.settings)
+    first, rate_hz = reference(space.settings), _rate_hz(table)
     seconds, batch = math.log(latency_s[first]), float(space.settings.batch[first])
-    power_w = energy_j[first] * batch / latency_s[first]
+    offered = Offered(1.0 / (rate_hz * latency_s[first])) if rate_hz else None
+    power_w = energy_j[first] * (rate_hz or batch / latency_s[first])
     latency = torch.tensor(latency_s, dtype=torch.float64).log() - seconds
-    energy = torch.tensor(energy_j, dtype=torch.float64).log() - math.log(energy_j[first] * batch)
+    period = offered.period if offered else 1.0 / batch
+    energy = torch.tensor(energy_j, dtype=torch.float64).log() - math.log(energy_j[first] / period)
     rows = list(range(len(points)))
     residual = RESIDUALS[0] ** 2 * for_both(alike(space, rows))
-    trials = Trials(space.settings, torch.cat([latency, energy]), residual)
+    noise = noise_of([None] * (FIGURES * len(rows)))
+    trials = Trials(space.settings, torch.cat([latency, energy]), residual, noise, offered)
     try:
         fit = calibrate(trials, Belief(PRIOR_MEAN, PRIOR_DEVIATION))
-        _, slopes = linearized(fit.theta, trials.at)
+        _, slopes = linearized(fit.theta, trials.at, offered)
         held = slopes.T @ torch.linalg.solve(fit.covariance, slopes) + torch.diag(PRIOR_DEVIATION**-2)
         variance = torch.linalg.inv(held).diagonal()
     except NUMERICAL_FAILURES:
         return None
     return Lesson(fit.theta + _watts(power_w), variance)
+
+
+def _rate_hz(table: Table) -> float | None:
+    """The load under which a table was measured; None for batches back to back."""
+    rate_hz = table.get("rate_hz")
+    if rate_hz is not None and not 0 < rate_hz < math.inf:
+        raise ValueError(f"prior {table.get('name', '')!r}: rate_hz must be positive and finite, got {rate_hz}")
+    return rate_hz
 
 
 def _watts(power_w: float) -> torch.Tensor:

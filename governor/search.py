@@ -19,12 +19,12 @@ from gpytorch.utils.warnings import GPInputWarning
 from linear_operator.utils.warnings import NumericalWarning
 
 from .acquisition import worth
-from .calibration import Belief
+from .calibration import Belief, noise_of
 from .candidates import Candidates
 from .errors import Infeasible
 from .points import Best, Point, Predicted, Table
 from .prior import belief_of, lessons_of
-from .surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, space_of
+from .surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, reference, space_of
 
 ENOUGH = 5
 """Trials before an objective may be called out of reach, or the search over."""
@@ -38,11 +38,13 @@ DOUBTFUL = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one trial showed."""
+    """What one trial showed, and how well: standard deviations of the logs, None where nobody says."""
 
     index: int
     latency_s: float
     energy_j: float
+    latency_deviation: float | None = None
+    energy_deviation: float | None = None
 
 
 class Fit(Protocol):
@@ -123,16 +125,28 @@ class Search:
         over = self.regret is not None and len(self._told) >= ENOUGH and float(found.gain.max()) < self.regret
         return None if over else self._take(int(found.value.argmax()))
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
+    def tell(
+        self,
+        point: Mapping[str, float],
+        latency_s: float,
+        energy_j: float,
+        *,
+        latency_deviation: float | None = None,
+        energy_deviation: float | None = None,
+    ) -> None:
         """Record a trial: the latency quantile in seconds and joules per request, both finite, positive and noisy.
 
-        Raises `ValueError` for other numbers and `UnknownPoint` for a point that is not on the table.
+        How noisy: the standard deviations of their logs, None if nobody knows. Raises `ValueError` for other numbers
+        and `UnknownPoint` for a point that is not on the table.
         """
         for name, value in (("latency_s", latency_s), ("energy_j", energy_j)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and positive, got {value}; an unmeasured trial is not told")
+        for name, deviation in (("latency_deviation", latency_deviation), ("energy_deviation", energy_deviation)):
+            if deviation is not None and not 0 <= deviation < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {deviation}")
         index = self._candidates.number(point)
-        self._told.append(Observation(index, latency_s, energy_j))
+        self._told.append(Observation(index, latency_s, energy_j, latency_deviation, energy_deviation))
         self._asked.add(index)
 
     def forget(self) -> None:
@@ -230,8 +244,8 @@ class Search:
         return self._space
 
     def _belief(self, space: Space) -> Belief:
-        """What is believed before the trials, given the power that the first of them drew."""
-        first = self._told[0]
+        """What is believed before the trials, given the power drawn nearest to the fastest point."""
+        first = self._told[reference(space.settings[[seen.index for seen in self._told]])]
         batch = float(space.settings.batch[first.index])
         power_w = first.energy_j * (self.rate_hz or batch / first.latency_s)
         return belief_of(self._lessons, power_w)
@@ -246,6 +260,7 @@ class Search:
             [seen.index for seen in self._told],
             torch.tensor([seen.latency_s for seen in self._told], dtype=torch.float64).log(),
             torch.tensor([seen.energy_j for seen in self._told], dtype=torch.float64).log(),
+            noise_of([seen.latency_deviation for seen in self._told] + [seen.energy_deviation for seen in self._told]),
         )
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", NumericalWarning)

@@ -58,8 +58,9 @@ class Surface:
 
     @property
     def table(self) -> Table:
-        """As a search takes it for its prior."""
-        return {**{name: list(values) for name, values in self.columns.items()}, "name": self.name}
+        """As a search takes it for its prior: the load belongs to it, since idle energy does."""
+        columns = {name: list(values) for name, values in self.columns.items()}
+        return {**columns, "name": self.name, "rate_hz": self.rate_hz}
 
     def merged(self, earlier: Surface) -> Surface:
         """With the rows of an earlier surface at points that this one lacks; the newest `MAX_ROWS` of them."""
@@ -111,7 +112,7 @@ def of_table(
     table: Table, board: str, models: Sequence[str], slo_s: float, rate_hz: float, *, virtual: bool
 ) -> Surface:
     """The surface of a table of trials; raises `SurfaceInvalid` if it is none, for example without rows."""
-    columns = {name: column for name, column in table.items() if name != "name"}
+    columns = {name: column for name, column in table.items() if name not in ("name", "rate_hz")}
     about = {"format": FORMAT, "board": board, "virtual": virtual, "models": list(models)}
     return parse({**about, "slo_s": slo_s, "rate_hz": rate_hz, **columns})
 

@@ -49,11 +49,15 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Trials: indices of their points, and log latency (s) and log energy (J) of each, `m`."""
+    """Trials: indices of their points, log latency (s) and log energy (J) of each, `m`, and their deviations.
+
+    `noise`: of latencies, then of energies, `2m`.
+    """
 
     indices: list[int]
     latency: torch.Tensor
     energy: torch.Tensor
+    noise: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def fit_surfaces(
     similar = alike(space, rows)
     for residual in RESIDUALS:
         among = residual**2 * for_both(similar[rows])
-        trials = Trials(space.settings[rows], logs, among, offered)
+        trials = Trials(space.settings[rows], logs, among, told.noise, offered)
         fit = calibrate(trials, belief, last)
         weights = torch.minimum(*fit.weights.chunk(FIGURES))
         if int((weights < DISBELIEVED).sum()) <= max(FEW, SHARE * len(rows)):

@@ -77,7 +77,7 @@ class Forecast:
         usable = [number for number, record in enumerate(self._trials) if self._usable(record)]
         if usable:
             earlier = [record for record in past.trials[:first] if self._usable(record)]
-            prior = [_table(earlier, self._knobs)] if earlier else []
+            prior = [_table(earlier, self._knobs, past.rate_hz)] if earlier else []
             try:
                 self._search = make(self._knobs, self._slo_s, prior, past.rate_hz)
             except ValueError as error:
@@ -173,7 +173,13 @@ class Forecast:
                 if _known(figures):
                     before[number] = figures
             try:
-                self._search.tell(record.point, record.latency_s or math.nan, record.energy_j or math.nan)
+                self._search.tell(
+                    record.point,
+                    record.latency_s or math.nan,
+                    record.energy_j or math.nan,
+                    latency_deviation=record.latency_deviation,
+                    energy_deviation=record.energy_deviation,
+                )
             except (UnknownPoint, ValueError) as error:
                 log.warning("trial %d teaches nothing: %s", number + 1, error)
         return before
@@ -200,10 +206,11 @@ def slo_s(log: SubjectLog) -> float:
     return log.subject.slos[0].limit_s
 
 
-def _table(records: Sequence[TrialRecord], knobs: Mapping[str, Sequence[float]]) -> Table:
+def _table(records: Sequence[TrialRecord], knobs: Mapping[str, Sequence[float]], rate_hz: float | None) -> Table:
     columns = {name: [record.point[name] for record in records] for name in knobs}
     latencies, energies = [record.latency_s for record in records], [record.energy_j for record in records]
-    return {"name": "before", **columns, "latency_s": latencies, "energy_j": energies}
+    load = {"rate_hz": rate_hz} if rate_hz else {}
+    return {"name": "before", **columns, "latency_s": latencies, "energy_j": energies, **load}
 
 
 def _mean(values: Sequence[float]) -> float | None:

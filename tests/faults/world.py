@@ -8,7 +8,7 @@ search. An hour of governing takes seconds.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ class World(Simulation):
         world = self
 
         class Noting(StubSearch):
-            def tell(self, point: dict[str, float], latency_s: float, energy_j: float) -> None:
+            def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
                 world.told.append((dict(point), latency_s, energy_j))
 
             def forget(self) -> None:

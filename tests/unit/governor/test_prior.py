@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from boards.clocks import ClockPoint
-from boards.physics import shipped
+from boards.physics import AGX_ORIN, idle_power_w, shipped
 from governor.points import Table
 from governor.prior import OF_THE_BOARD, belief_of, lessons_of
 from governor.roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN
+from governor.surface_file import of_table
 
 GPU = (306e6, 510e6, 816e6, 1_020e6, 1_300.5e6)
 EMC = (665.6e6, 2_133e6, 3_199e6)
@@ -54,6 +55,44 @@ def test_watts_are_the_boards_whatever_the_workload_draws() -> None:
     less, more = belief_of(lessons, 20.0).mean[watts], belief_of(lessons, 40.0).mean[watts]
     pull = (less - more) / math.log(2)
     assert 0.6 < pull <= 1.0
+
+
+def surface_at(rate_hz: float) -> Table:
+    """A small surface as a virtual board stores it: single requests of `resnet`, at this load."""
+    rows, surface = list(itertools.product(GPU, EMC, (1.0, 4.0))), shipped("resnet")
+    points = [ClockPoint(gpu_hz=int(gpu), gpu_min_hz=int(gpu), emc_hz=int(emc)) for gpu, emc, _ in rows]
+    seconds = [surface.latency_s(point, 1) for point in points]
+    busy = [rate_hz * each for each in seconds]
+    watts = [
+        share * surface.busy_power_w(point, 1) + (1 - share) * idle_power_w(point)
+        for point, share in zip(points, busy, strict=True)
+    ]
+    gpu, emc, batch = (list(column) for column in zip(*rows, strict=True))
+    columns = {
+        "gpu_hz": gpu,
+        "emc_hz": emc,
+        "batch": batch,
+        "latency_s": [each * (1 + share / (1 - share) / 2) for each, share in zip(seconds, busy, strict=True)],
+        "energy_j": [each / rate_hz for each in watts],
+    }
+    return of_table(columns, "virtual:agx-orin", ["resnet18"], 0.1, rate_hz, virtual=True).table
+
+
+@pytest.mark.parametrize("rate_hz", [8.0, 20.0])
+def test_a_stored_surface_teaches_the_watts_that_flow_at_its_load(rate_hz: float) -> None:
+    """What no clock that was searched moves is known within a fifth; taken for batches back to back it is not."""
+    at_top = AGX_ORIN.idle(ClockPoint())
+    table, watts = surface_at(rate_hz), NAMES.index("static_w")
+    (lesson,) = lessons_of([table])
+    assert math.exp(float(lesson.theta[watts])) == pytest.approx(at_top.rest_w + at_top.cpu_w, rel=0.2)
+    (blind,) = lessons_of([{name: column for name, column in table.items() if name != "rate_hz"}])
+    assert math.exp(float(blind.theta[watts])) < 0.8 * (at_top.rest_w + at_top.cpu_w)
+
+
+def test_a_load_that_is_none_is_refused() -> None:
+    """The message names the table."""
+    with pytest.raises(ValueError, match="resnet18 at 20/s"):
+        lessons_of([{**surface_at(20.0), "rate_hz": 0.0}])
 
 
 def test_flagged_and_impossible_rows_teach_nothing() -> None:

@@ -173,6 +173,60 @@ def test_repeated_tells_are_noise_not_news() -> None:
     assert after.point != before.point
 
 
+def doubted(search: Search, point: Mapping[str, float], latency_deviation: float | None, times: int = 1) -> float:
+    """By what factor the latency expected rises once `point` was read to take a fifth longer than it does."""
+    before = search.predict([point])[0].latency_s
+    for _ in range(times):
+        latency_s, energy_j = measured(point)
+        search.tell(point, 1.2 * latency_s, energy_j, latency_deviation=latency_deviation)
+    return search.predict([point])[0].latency_s / before
+
+
+def after_three() -> tuple[Search, Mapping[str, float]]:
+    """A search that was told of three exact trials, and the point of the last one."""
+    search = Search(WIDE, 0.1, seed=0)
+    return search, go(search, 3, measured)[-1]
+
+
+def test_a_figure_weighs_as_much_as_it_is_known() -> None:
+    """A latency known to a half hardly moves what is expected, one known to a thirtieth does."""
+    vague, sharp = (doubted(*after_three(), deviation) for deviation in (0.5, 0.03))
+    assert 1 <= vague < 1.01
+    assert sharp > 1.05
+
+
+def test_readings_of_one_point_add_up() -> None:
+    """Four vague readings of a point that agree say more than one."""
+    assert doubted(*after_three(), 0.2, times=4) > doubted(*after_three(), 0.2) + 0.005
+
+
+def test_a_deviation_is_a_number_that_can_be_one() -> None:
+    """Negative, infinite and undefined ones are refused by name; nothing is told."""
+    search = Search(KNOBS, 0.1, seed=0)
+    for wrong in (-0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="latency_deviation"):
+            search.tell(search.points[0], 0.1, 1.0, latency_deviation=wrong)
+        with pytest.raises(ValueError, match="energy_deviation"):
+            search.tell(search.points[0], 0.1, 1.0, energy_deviation=wrong)
+    assert search.best() is None
+
+
+def test_the_order_of_the_tells_is_no_news() -> None:
+    """What earlier runs measured may come in any order: with a prior that speaks in watts the same is expected."""
+    columns = {name: [point[name] for point in Search(WIDE, 1.0, 0).points[::7]] for name in WIDE}
+    points = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    figures = [measured(point) for point in points]
+    table = columns | {"latency_s": [row[0] for row in figures], "energy_j": [row[1] for row in figures]}
+    trials, expected = points[::3], []
+    for order in (trials, trials[::-1]):
+        search = Search(WIDE, 0.1, 0, [table])
+        for point in order:
+            search.tell(point, *measured(point))
+        expected.append([(one.latency_s, one.energy_j) for one in search.predict(points)])
+    for one, other in zip(*expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
 def test_an_objective_out_of_reach_is_said_so() -> None:
     """When the fastest and every other first point missed it, asking ends with the lowest latency seen."""
     search = Search(KNOBS, 0.001, seed=0)

@@ -36,6 +36,7 @@ def test_a_surface_comes_back_as_it_was(tmp_path: Path) -> None:
     table = SURFACE.table
     assert table["gpu_hz"] == [306e6, 612e6]
     assert table["name"] == "resnet18 at 12/s on virtual:agx-orin"
+    assert table["rate_hz"] == 12.0
     written = json.loads((tmp_path / FOLDER / f"{SURFACE.key}.json").read_text())
     assert {"format", "board", "virtual", "models", "slo_s", "rate_hz", "name", *table} == set(written)
 
