@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""out/bench/plan.json as the tables of docs/benchmarks.md; `python -m benchmarks.plan_markdown` prints them again."""
+"""out/bench/plan.json as tables; `python -m benchmarks.plan_markdown docs/benchmarks.md` puts them into that file.
+
+In a document they go between two marks, in the place of what stands there; without one they are printed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+OUT = Path("out/bench/plan.json")
+BEGIN, END = "<!-- bench-plan: begin -->", "<!-- bench-plan: end -->"
 Row = Mapping[str, Any]
 PEERS = {
     "page": "paging only",
@@ -227,6 +232,24 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
+def put(document: str, tables: str) -> str:
+    """A document with these tables between its marks; raises `ValueError` if it has none."""
+    before, _, rest = document.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"there are no lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{tables}{END}{after}"
+
+
+def main() -> None:
+    """Print the tables of the last run, or put them into the documents named."""
+    tables = markdown(json.loads(OUT.read_text()))
+    for name in sys.argv[1:]:
+        document = Path(name)
+        document.write_text(put(document.read_text(), tables))
+    if len(sys.argv) == 1:
+        sys.stdout.write(tables)
+
+
 if __name__ == "__main__":
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "out/bench/plan.json")
-    sys.stdout.write(markdown(json.loads(path.read_text())))
+    main()

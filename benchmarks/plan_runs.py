@@ -107,10 +107,10 @@ def run_all(todo: Sequence[Job], kept: Kept, data: Path, limit_s: float, say: Ca
 
 def _pool() -> ProcessPoolExecutor:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), _warm)
+    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), warm)
 
 
-def _warm() -> None:
+def warm() -> None:
     """Load the compiled search before anything is timed."""
     instance = Instance("made", "chain", "mixed", 0.6, 1.3, ops=24)
     METHODS["fast"].run(instance, made_up("chain", 24, 0.6), Path())

@@ -12,9 +12,9 @@ import pytest
 from benchmarks import plan, plan_instances, plan_report
 from benchmarks.plan_bars import BARS, INFEASIBLE
 from benchmarks.plan_instances import Instance
-from benchmarks.plan_markdown import markdown
+from benchmarks.plan_markdown import BEGIN, END, markdown, put
 from benchmarks.plan_methods import METHODS
-from benchmarks.plan_runs import Job, Kept, do, run_all
+from benchmarks.plan_runs import Job, Kept, do, run_all, warm
 
 TINY = Instance("made", "residual", "mixed", 0.8, 8.0, ops=24)
 
@@ -66,6 +66,7 @@ def test_finished_results_are_not_made_again(tmp_path: Path) -> None:
 def test_a_row_is_the_judges_word(tmp_path: Path) -> None:
     """Overhead, bytes and our evaluator's verdict are there for each kind of planner, and no optimum is undercut."""
     instance = Instance("made", "residual", "mixed", 0.8, 2.0, ops=15)
+    warm()
     rows = {method: do(Job(method, instance), tmp_path) for method in ("ours", "page_greedy", "highs")}
     assert all(row["accepted_by_ours"] and row["packed_bytes"] < row["json_bytes"] for row in rows.values())
     assert rows["ours"]["status"] == rows["highs"]["status"] == "optimal"
@@ -133,3 +134,11 @@ def test_markdown_has_every_row() -> None:
     text = markdown(summary)
     assert "| linear | a72 | 0.5 |  | 0.0000* | 0.0000 | proven |" in text
     assert "published: Capuchin 73 to 141" in text
+
+
+def test_tables_take_their_place_in_a_document() -> None:
+    """Only what lies between the marks changes, and a document without marks is refused."""
+    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert put(document, "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="no lines"):
+        put("nothing here", "new\n")
