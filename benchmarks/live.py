@@ -260,7 +260,7 @@ def fingerprint() -> str:
     """A digest of the code that tunes and of the code that judges."""
     found, root = hashlib.sha256(), Path(__file__).resolve().parents[1]
     own = [root / "benchmarks" / f"{name}.py" for name in ("live", "tuned", "oracle", "arms")]
-    for path in (*sorted((root / "governor").glob("*.py")), *sorted((root / "predictor").glob("*.py")), *own):
+    for path in (*sorted((root / "governor").rglob("*.py")), *sorted((root / "predictor").glob("*.py")), *own):
         found.update(path.read_bytes())
     return found.hexdigest()[:12]
 

@@ -2,8 +2,9 @@
 """Which point to try next: constrained Bayesian optimisation over clocks and batch limits.
 
 Minimise energy per request subject to a latency quantile, as PolyThrottle does [Yan, Wang, Venkataraman, arXiv
-2310.19991; Gardner et al., ICML 2014], but with a mean that knows physics (`roofline`), fitted to the trials as they
-come (`calibration`), and a price on violations (`acquisition`). Nothing here touches the machine.
+2310.19991; Gardner et al., ICML 2014], but with a mean that knows physics (`surrogate.roofline`), fitted to the trials
+as they come (`surrogate.calibration`), and a price on violations (`surrogate.acquisition`). Nothing here touches the
+machine.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import torch
 from gpytorch.utils.warnings import GPInputWarning
 from linear_operator.utils.warnings import NumericalWarning
 
-from .acquisition import worth
-from .calibration import Belief, noise_of
-from .candidates import Candidates
 from .errors import Infeasible
 from .points import Best, Point, Predicted, Table
-from .prior import belief_of, lessons_of
-from .surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, reference, space_of
+from .surrogate.acquisition import worth
+from .surrogate.calibration import Belief, noise_of
+from .surrogate.candidates import Candidates
+from .surrogate.prior import belief_of, lessons_of
+from .surrogate.surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, reference, space_of
 
 ENOUGH = 5
 """Trials before an objective may be called out of reach, or the search over."""

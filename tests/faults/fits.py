@@ -16,7 +16,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from governor.points import Point, Searcher
 from governor.search import Search
 from governor.status import Phase
-from governor.surfaces import Surfaces, fit_surfaces
+from governor.surrogate.surfaces import Surfaces, fit_surfaces
 from governor.trial import Feasible
 
 from .explored import STEP_S, Explored, Reckless, explored

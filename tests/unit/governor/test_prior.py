@@ -12,9 +12,9 @@ import torch
 from boards.clocks import ClockPoint
 from boards.physics import AGX_ORIN, idle_power_w, shipped
 from governor.points import Table
-from governor.prior import OF_THE_BOARD, belief_of, lessons_of
-from governor.roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN
 from governor.surface_file import of_table
+from governor.surrogate.prior import OF_THE_BOARD, belief_of, lessons_of
+from governor.surrogate.roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN
 
 GPU = (306e6, 510e6, 816e6, 1_020e6, 1_300.5e6)
 EMC = (665.6e6, 2_133e6, 3_199e6)

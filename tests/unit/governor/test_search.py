@@ -12,11 +12,11 @@ import torch
 
 from boards.clocks import ClockPoint
 from boards.physics import idle_power_w, shipped
-from governor.calibration import Belief
-from governor.candidates import MOST
 from governor.errors import Infeasible, UnknownPoint
 from governor.search import ENOUGH, SURE, Search
-from governor.surfaces import Space, Surfaces, Told, fit_surfaces
+from governor.surrogate.calibration import Belief
+from governor.surrogate.candidates import MOST
+from governor.surrogate.surfaces import Space, Surfaces, Told, fit_surfaces
 
 GPU = (306e6, 612e6, 918e6, 1_300.5e6)
 EMC = (665.6e6, 2_133e6, 3_199e6)

@@ -8,8 +8,8 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from .errors import UnknownPoint
-from .points import is_batch
+from ..errors import UnknownPoint
+from ..points import is_batch
 
 KNOBS = ("cores", "cpu_hz", "gpu_hz", "gpu_min_hz", "emc_hz", "batch")
 MOST = 8192

@@ -21,8 +21,8 @@ from gpytorch.kernels import MaternKernel
 from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.errors import NanError, NotPSDError
 
+from ..points import is_batch
 from .calibration import Belief, Calibration, Trials, calibrate
-from .points import is_batch
 from .roofline import Offered, Settings, linearized
 
 RESIDUALS = (0.06, 0.12, 0.25, 0.5)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..points import Table
 from .calibration import Belief, Trials, calibrate, noise_of
 from .candidates import KNOBS
-from .points import Table
 from .roofline import NAMES, PRIOR_DEVIATION, PRIOR_MEAN, Offered, linearized
 from .surfaces import FIGURES, NUMERICAL_FAILURES, RESIDUALS, alike, for_both, reference, space_of
 
