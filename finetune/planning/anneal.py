@@ -21,6 +21,7 @@ from .compiled import compiled
 from .decode import ACTS, Work, decode, work_for
 from .gaps import Arrays, Floats, Gaps, Ints, arrays_of, gaps_of
 from .moves import MOST, move, undo
+from .prefetch import Clock, clock_for, order_of, prefetch
 from .score import score
 from .starts import starts
 
@@ -28,6 +29,8 @@ RUNS = ((0.1, "fresh", 1.0), (0.3, "best", 1.0), (0.3, "fresh", 1.0), (0.3, "bes
 """Share of the steps, where a run begins, and how hot."""
 HOT, COLD = 0.1, 0.0002
 """The temperature falls from one share of the overhead at hand to the other."""
+DEARER = 5.0
+"""How prices rise after a run that kept no limit."""
 CHUNK = 2000
 """Steps between two looks at the wall limit."""
 
@@ -53,12 +56,13 @@ def anneal(
     """
     arrays, gaps = arrays_of(problem), gaps_of(problem, only)
     work, chance = work_for(arrays, gaps), chance_of(seed)
+    clock = clock_for(work)
     steps = default_steps(problem) if steps is None else steps
     best, best_j = starts(arrays, gaps), math.inf
     price_j = decode(arrays, gaps, best, work).overhead_j or arrays.base_j
     for share, begin, heat in RUNS:
         choice = starts(arrays, gaps) if begin == "fresh" else best.copy()
-        now_j, limit_j = score(arrays, gaps, choice, work, price_j)
+        now_j, limit_j = score(arrays, gaps, choice, work, clock, price_j)
         if limit_j < best_j:
             best, best_j = choice.copy(), limit_j
         found = np.array([now_j, best_j])
@@ -67,20 +71,29 @@ def anneal(
             if until() or found[1] == 0.0:
                 break
             some = min(CHUNK, length - done)
+            if found[1] < price_j:
+                price_j = float(found[1])
+                found[0], _ = score(arrays, gaps, choice, work, clock, price_j)
             hot_j, cold_j = (price_j * heat * HOT * (COLD / HOT) ** (part / length) for part in (done, done + some))
-            _search(arrays, gaps, choice, best, work, chance, found, some, hot_j, cold_j, price_j)
+            _search(arrays, gaps, choice, best, work, clock, chance, found, some, hot_j, cold_j, price_j)
             if found[1] < best_j:
                 best_j = float(found[1])
                 progress(best_j)
-        price_j = min(price_j, best_j)
-    return None if best_j == math.inf else _accepted(problem, arrays, gaps, best, work)
+        if best_j == math.inf:
+            price_j *= DEARER
+    return None if best_j == math.inf else _accepted(problem, arrays, gaps, best, work, clock)
 
 
-def _accepted(problem: Problem, arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Schedule | None:
+def _accepted(problem: Problem, arrays: Arrays, gaps: Gaps, choice: Ints, work: Work, clock: Clock) -> Schedule | None:
     """The schedule that follows from the choices, if the judges accept it."""
-    entries = decode(arrays, gaps, choice, work).entries - 1
-    rows = zip(work.act[:entries].tolist(), work.number[:entries].tolist(), strict=True)
-    schedule = with_frees(problem.graph, [Entry(ACTS[act], number) for act, number in rows])
+    entries = decode(arrays, gaps, choice, work).entries
+    order = range(entries)
+    if arrays.timed:
+        prefetch(arrays, work, clock, entries)
+        order = order_of(work, clock, entries)
+    # The last entry stands for the end of the step.
+    listed = [Entry(ACTS[work.act[entry]], int(work.number[entry])) for entry in order if entry < entries - 1]
+    schedule = with_frees(problem.graph, listed)
     return schedule if accept(problem, schedule) else None
 
 
@@ -91,6 +104,7 @@ def _search(
     choice: Ints,
     best: Ints,
     work: Work,
+    clock: Clock,
     chance: State,
     found: Floats,
     steps: int,
@@ -107,7 +121,7 @@ def _search(
         done = move(gaps, choice, chance, rows, before)
         if not done:
             continue
-        new, new_j = score(arrays, gaps, choice, work, price_j)
+        new, new_j = score(arrays, gaps, choice, work, clock, price_j)
         if new <= now or uniform(chance) < math.exp((now - new) / temperature):
             now = new
             if new_j < best_j:

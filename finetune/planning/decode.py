@@ -21,7 +21,7 @@ import numpy as np
 from finetune.schedule import Act
 
 from .compiled import compiled
-from .gaps import DROP_LAZILY, KEEP, PAGE, PAGE_LAZILY, Arrays, Gaps, Ints
+from .gaps import DROP_LAZILY, KEEP, PAGE, PAGE_LAZILY, Arrays, Floats, Gaps, Ints
 
 COMPUTE, READ, WRITE = range(3)
 ACTS: tuple[Act, ...] = ("C", "I", "O")
@@ -37,6 +37,8 @@ class Work(NamedTuple):
     number: Ints
     bytes_at: Ints
     """RAM at each entry."""
+    left_at: Ints
+    """For each read: the entry after which RAM last lost what it brings."""
     position: Ints
     """Where each op's first run stands in the list."""
     busy: Ints
@@ -68,6 +70,10 @@ class Work(NamedTuple):
     """The ops to compute again in this stage."""
     fetched: Ints
     """The storages to read in this stage."""
+    gone: Ints
+    """The entry after which each storage last left RAM."""
+    written_s: Floats
+    """When the last write of each storage ends."""
 
 
 class Outcome(NamedTuple):
@@ -87,21 +93,10 @@ def work_for(arrays: Arrays, gaps: Gaps) -> Work:
     ops, storages = len(arrays.energy_j), len(arrays.size)
     entries = ENTRIES_PER_OP * ops + 4 * storages + 2
     stack = len(arrays.inputs) + len(arrays.outputs) + storages
-    lengths = [
-        entries,
-        entries,
-        entries,
-        ops,
-        ops + 2,
-        ops + 2,
-        len(gaps.storage),
-        *[storages] * 10,
-        ops,
-        stack,
-        ops,
-        storages,
-    ]
-    return Work(*(np.zeros(length, dtype=np.int64) for length in lengths))
+    gap_count = len(gaps.storage)
+    listed, staged, stored = [entries] * 4, [ops, ops + 2, ops + 2, gap_count], [storages] * 10
+    lengths = [*listed, *staged, *stored, ops, stack, ops, storages, storages]
+    return Work(*(np.zeros(length, dtype=np.int64) for length in lengths), np.zeros(storages))
 
 
 @compiled
@@ -111,6 +106,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
     busy, opening, next_opening = work.busy, work.opening, work.next_opening
     absent, stored, readable, lazy, made = work.absent, work.stored, work.readable, work.lazy, work.made
     since, touched, direct, ever_stored = work.since, work.touched, work.direct, work.ever_stored
+    gone, left_at = work.gone, work.left_at
     again, fetched, stack, seen, seen_op = work.again, work.fetched, work.stack, work.seen, work.seen_op
     inputs, input_start, outputs, output_start = arrays.inputs, arrays.input_start, arrays.outputs, arrays.output_start
     size, energy_j, time_s, producer = arrays.size, arrays.energy_j, arrays.time_s, arrays.producer
@@ -137,6 +133,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
             if ends <= begins:
                 absent[storage] = stored[storage] = ever_stored[storage] = lazy[storage] = 1
                 readable[storage] = 0
+                gone[storage] = NONE
                 stored_bytes += size[storage]
     for stage in range(ops + 1):
         if not busy[stage]:
@@ -185,7 +182,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
                     overhead_j += read_j[storage]
                     absent[storage] = 0
                     since[storage] = touched[storage] = entries
-                    act[entries], number[entries] = READ, storage
+                    act[entries], number[entries], left_at[entries] = READ, storage, gone[storage]
                     entries += 1
                     bytes_at[entries] = 0
         for turn in range(computing + 1):
@@ -197,7 +194,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
                         overhead_j += read_j[storage]
                         absent[storage] = 0
                         since[storage] = touched[storage] = entries
-                        act[entries], number[entries] = READ, storage
+                        act[entries], number[entries], left_at[entries] = READ, storage, gone[storage]
                         entries += 1
                         bytes_at[entries] = 0
             act[entries], number[entries] = COMPUTE, op
@@ -227,6 +224,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
             storage = stack[turn]
             if lazy[storage] and direct[storage] != stage and not absent[storage]:
                 absent[storage] = 1
+                gone[storage] = touched[storage]
                 bytes_at[since[storage]] += size[storage]
                 bytes_at[touched[storage] + 1] -= size[storage]
         gap = opening[stage]
@@ -255,6 +253,7 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
                         readable[storage] = stage + 2
                 if not late:
                     absent[storage] = 1
+                    gone[storage] = last
                     lazy[storage] = chosen in (DROP_LAZILY, PAGE_LAZILY)
                     start = since[storage]
                     if start == NONE:

@@ -8,6 +8,7 @@ import numpy as np
 from .compiled import compiled
 from .decode import Work, decode
 from .gaps import Arrays, Gaps, Ints
+from .prefetch import Clock, prefetch, step_seconds
 
 MISSED, PEAK, AREA, LATE, FULL = 0.2, 10.0, 0.02, 20.0, 10.0
 """Prices in units of the overhead at hand: of any limit missed, and per budget, entry and budget, deadline and quota
@@ -17,10 +18,16 @@ IMPOSSIBLE = 1e6
 
 
 @compiled
-def score(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work, price_j: float) -> tuple[float, float]:
+def score(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work, clock: Clock, price_j: float) -> tuple[float, float]:
     """What to make small, and the overhead in joules when every limit holds (else infinite)."""
-    _, overhead_j, again_s, peak, above, stored_bytes, lost = decode(arrays, gaps, choice, work)
+    entries, overhead_j, again_s, peak, above, stored_bytes, lost = decode(arrays, gaps, choice, work)
     time_s = arrays.base_s + again_s
+    # Without idle power and a deadline nobody asks how long transfers take.
+    if arrays.timed and not lost and (arrays.idle_w > 0.0 or arrays.deadline_s < np.inf):
+        prefetch(arrays, work, clock, entries)
+        step_s = step_seconds(arrays, work, clock, entries)
+        overhead_j += arrays.idle_w * max(0.0, step_s - time_s)
+        time_s = step_s
     missed = IMPOSSIBLE * lost
     if peak > arrays.budget:
         missed += MISSED + (AREA * above + PEAK * (peak - arrays.budget)) / arrays.budget
