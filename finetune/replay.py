@@ -116,7 +116,9 @@ class _Walk:
         )
 
     def _unfinished(self) -> str:
-        graph = self.graph
+        graph, quota = self.graph, self.problem.limits.quota_bytes
+        if quota is not None and (begun := sum(map(self.size, self.began))) > quota:
+            return f"{begun} bytes that begin on storage exceed its quota of {quota} bytes"
         for number, op in enumerate(graph.ops):
             if number not in self.computed:
                 return f"{op.name} is never computed"

@@ -56,6 +56,9 @@ def legal(problem: Problem, entries: Sequence[Entry]) -> bool:
         held = {storage for storage in everything if _in_ram(graph, entries, end, storage)}
         if not (_computes if act == "C" else _moves)(problem, entries, end, held):
             return False
+    begun_bytes = _size(problem, {storage for storage in graph.carried if _begun(graph, entries, storage)})
+    if problem.limits.quota_bytes is not None and begun_bytes > problem.limits.quota_bytes:
+        return False
     ran = range(len(graph.ops))
     if not all(_runs(entries, len(entries), op) for op in ran):
         return False

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hypothesis import strategies as st
 
 from finetune.graph import Graph, Op, Storage
+from finetune.limits import ROOMY, plain_step
+from finetune.paging import working_set
 from finetune.problem import Costs, Limits, Problem, Semantics
 
 
@@ -67,7 +70,7 @@ def chain(layers: int, budget_bytes: int, *, semantics: Semantics = "real", dead
 @st.composite
 def poet_problems(draw: st.DrawFn, most: int = 10) -> Problem:
     """A random graph of one-output ops on POET's rules, with a budget around what it needs."""
-    count = draw(st.integers(3, most))
+    count = draw(st.integers(min(5, most), most))
     ops = []
     for node in range(count):
         inputs = draw(st.sets(st.integers(0, node - 1), min_size=1, max_size=3)) if node else set()
@@ -85,7 +88,7 @@ def real_problems(draw: st.DrawFn, most: int = 8, *, timed: bool = True) -> Prob
     ]
     weights = len(storages)
     ops: list[Op] = []
-    for node in range(draw(st.integers(2, most))):
+    for node in range(draw(st.integers(min(4, most), most))):
         made = range(weights, len(storages))
         inputs = draw(st.sets(st.sampled_from(made), min_size=1, max_size=3)) if made else set()
         if weights and draw(st.booleans()):
@@ -107,24 +110,29 @@ def real_problems(draw: st.DrawFn, most: int = 8, *, timed: bool = True) -> Prob
 
 
 def _problem(draw: st.DrawFn, graph: Graph, semantics: Semantics, *, timed: bool) -> Problem:
+    """Costs and limits for a graph; three budgets in four lie between what one op needs and what all needs."""
     ops, storages = len(graph.ops), len(graph.storages)
 
-    def column(count: int, most: int, scale: float = 1.0) -> tuple[float, ...]:
-        return tuple(value * scale for value in draw(st.lists(st.integers(0, most), min_size=count, max_size=count)))
+    def column(count: int, scale: float = 1.0) -> tuple[float, ...]:
+        values = draw(st.lists(st.sampled_from((5, 1, 2, 9, 3, 0)), min_size=count, max_size=count))
+        return tuple(value * scale for value in values)
 
     costs = Costs(
-        time_s=column(ops, 9) if timed else (0.0,) * ops,
-        energy_j=column(ops, 9),
-        workspace_bytes=tuple(map(int, column(ops, 8))),
-        write_s=column(storages, 9, 0.3) if timed else (0.0,) * storages,
-        write_j=column(storages, 9, 0.5),
-        read_s=column(storages, 9, 0.3) if timed else (0.0,) * storages,
-        read_j=column(storages, 9, 0.5),
+        time_s=column(ops) if timed else (0.0,) * ops,
+        energy_j=column(ops),
+        workspace_bytes=tuple(map(int, column(ops))),
+        write_s=column(storages, 0.3) if timed else (0.0,) * storages,
+        write_j=column(storages, 0.5),
+        read_s=column(storages, 0.3) if timed else (0.0,) * storages,
+        read_j=column(storages, 0.5),
         idle_w=draw(st.sampled_from((0.0, 0.5))) if timed else 0.0,
     )
-    total = sum(storage.size_bytes for storage in graph.storages)
-    budget_bytes = draw(st.integers(total // 4, total))
-    factor = draw(st.sampled_from((None, 1.0, 1.2, 2.0))) if timed else None
+    roomy = Problem(graph, costs, Limits(ROOMY), semantics)
+    least, most = working_set(roomy).bytes, plain_step(roomy).peak_bytes
+    budget_bytes = least + math.floor((most - least) * draw(st.sampled_from((0.5, 0.3, 0.7, 0.9, 0.1, 0.0, 1.0))))
+    if draw(st.integers(0, 9)) == 0:
+        budget_bytes = draw(st.integers(0, least))
+    factor = draw(st.sampled_from((None, 2.0, 1.2, 1.0, 0.9))) if timed else None
     deadline_s = None if factor is None else factor * sum(costs.time_s)
-    quota_bytes = draw(st.sampled_from((None, None, total // 3)))
+    quota_bytes = draw(st.sampled_from((None, None, most // 3)))
     return Problem(graph, costs, Limits(budget_bytes, deadline_s, quota_bytes), semantics)
