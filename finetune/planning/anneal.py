@@ -8,7 +8,7 @@ schedule.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from .chance import State, chance_of, uniform
 from .compiled import compiled
 from .decode import ACTS, Work, decode, work_for
 from .gaps import Arrays, Floats, Gaps, Ints, arrays_of, gaps_of
+from .greedy import greedy
 from .moves import MOST, move, undo
 from .prefetch import Clock, clock_for, order_of, prefetch
 from .score import score
-from .starts import starts
 
 RUNS = ((0.1, "fresh", 1.0), (0.3, "best", 1.0), (0.3, "fresh", 1.0), (0.3, "best", 0.25))
 """Share of the steps, where a run begins, and how hot."""
@@ -58,10 +58,10 @@ def anneal(
     work, chance = work_for(arrays, gaps), chance_of(seed)
     clock = clock_for(work)
     steps = default_steps(problem) if steps is None else steps
-    best, best_j = starts(arrays, gaps), math.inf
+    best, best_j = greedy(arrays, gaps, work), math.inf
     price_j = decode(arrays, gaps, best, work).overhead_j or arrays.base_j
     for share, begin, heat in RUNS:
-        choice = starts(arrays, gaps) if begin == "fresh" else best.copy()
+        choice = greedy(arrays, gaps, work) if begin == "fresh" else best.copy()
         now_j, limit_j = score(arrays, gaps, choice, work, clock, price_j)
         if limit_j < best_j:
             best, best_j = choice.copy(), limit_j
@@ -87,7 +87,7 @@ def anneal(
 def _accepted(problem: Problem, arrays: Arrays, gaps: Gaps, choice: Ints, work: Work, clock: Clock) -> Schedule | None:
     """The schedule that follows from the choices, if the judges accept it."""
     entries = decode(arrays, gaps, choice, work).entries
-    order = range(entries)
+    order: Sequence[int] = range(entries)
     if arrays.timed:
         prefetch(arrays, work, clock, entries)
         order = order_of(work, clock, entries)

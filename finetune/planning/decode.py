@@ -93,10 +93,10 @@ def work_for(arrays: Arrays, gaps: Gaps) -> Work:
     ops, storages = len(arrays.energy_j), len(arrays.size)
     entries = ENTRIES_PER_OP * ops + 4 * storages + 2
     stack = len(arrays.inputs) + len(arrays.outputs) + storages
-    gap_count = len(gaps.storage)
-    listed, staged, stored = [entries] * 4, [ops, ops + 2, ops + 2, gap_count], [storages] * 10
-    lengths = [*listed, *staged, *stored, ops, stack, ops, storages, storages]
-    return Work(*(np.zeros(length, dtype=np.int64) for length in lengths), np.zeros(storages))
+    per_entry, per_stage, per_storage = [entries] * 4, [ops, ops + 2, ops + 2], [storages] * 10
+    lengths = [*per_entry, *per_stage, len(gaps.storage), *per_storage, ops, stack, ops, storages, storages]
+    ints = (np.zeros(length, dtype=np.int64) for length in lengths)
+    return Work(*ints, written_s=np.zeros(storages))
 
 
 @compiled

@@ -36,8 +36,8 @@ class Clock(NamedTuple):
 def clock_for(work: Work) -> Clock:
     """Room for timing what is decoded into `work`."""
     entries = len(work.act)
-    ints = [np.zeros(entries, dtype=np.int64) for _ in range(4)]
-    return Clock(np.zeros(entries), np.zeros(entries), *ints[:3], np.zeros(entries), ints[3])
+    use, first, following, leaving = (np.zeros(entries, dtype=np.int64) for _ in range(4))
+    return Clock(np.zeros(entries), np.zeros(entries), use, first, following, np.zeros(entries), leaving)
 
 
 @compiled
