@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ..problem import Problem
-from .stages import Stages
+from .stages import Stages, channel_binds
 
 ALWAYS = 0
 """The literal that is true; literal v + 1 is variable v, and -(v + 1) its negation."""
@@ -273,7 +273,7 @@ class StageEnd:
             if name.letter in "IO"
         ]
         rows = [(again, spare)]
-        if self.problem.semantics == "real":
+        if channel_binds(self.problem):
             rows.append((channel, math.floor(2**30 * (1 + 2e-9)) + 1))
         for seconds, limit in rows:
             terms = tuple((math.floor(value / unit_s * (1 - 1e-12)), v) for value, v in seconds)

@@ -51,7 +51,7 @@ def in_order(graph: Graph) -> Arrange:
 
 
 def _pruned(graph: Graph, entries: Sequence[Entry], begun: set[int]) -> list[Entry]:
-    """Without reads and recomputations whose result nobody uses; what lies on storage at first is read once at least."""
+    """Without reads and recomputations that nobody uses; what lies on storage at first is read once at least."""
     first = {entry.number: place for place, entry in reversed(list(enumerate(entries))) if entry.act == "I"}
     needed = {number for number, storage in enumerate(graph.storages) if storage.kept}
     needed |= set(graph.carried) - begun

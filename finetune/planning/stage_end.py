@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..accepted import accept
 from ..problem import Only, Problem
 from ..replay import replay
 from ..schedule import Schedule
 from .cpsat import solve
 from .highs import relax
+from .hoist import best_hoisted
 from .model import StageEnd
 from .reading import schedule_from
 from .stages import stages_of
@@ -148,7 +148,7 @@ class _Search:
 
     def _judge(self, program: StageEnd, values: Sequence[bool]) -> None:
         """Keep the schedule of an assignment, if the judge accepts it and it is better."""
-        found = accept(self.problem, schedule_from(program, values))
+        found = best_hoisted(self.problem, schedule_from(program, values))
         if found is not None and found.replayed.overhead_j < self.best_j:
             self.best_j, self.best = found.replayed.overhead_j, found.schedule
             self._report()

@@ -5,7 +5,8 @@ Stage t runs from the first execution of op t - 1 to that of op t. Storages that
 Between two stages in which a part is used by first executions, its storages can be brought into the smallest state that
 they pass through right after the first of them, and stay in it until the second: no schedule is lost when a part acts
 only in the stage of such a use and in the one after it, and a part without recomputations only in the stage of a use.
-What the caps exclude, each costing more on its own than a schedule that is known, is no loss either.
+What costs more on its own than the cap is no loss either, nor is a recomputation that costs more than to write and read
+what it makes, where nothing but joules limits paging.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
     needs.append(frozenset(kept | set(graph.carried)) - fixed)
     updated = {storage: number for number, op in enumerate(graph.ops) for storage in op.updates}
     until = [min((updated.get(storage, end) for storage in op.inputs), default=end) for op in graph.ops]
+    most_j = [_most_j(problem, number, paged, cap_j) for number in range(end)]
     able = [
-        op.again and not op.updates and only != "page" and costs.energy_j[number] <= cap_j
+        op.again and not op.updates and only != "page" and costs.energy_j[number] <= most_j[number]
         for number, op in enumerate(graph.ops)
     ]
     last = [max((stage for stage in (*users, -1)), default=-1) for users in graph.users]
@@ -73,6 +75,23 @@ def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
         for number, op in enumerate(graph.ops)
     )
     return Stages(tuple(needs), again, events, tuple(last), fixed, paged)
+
+
+def channel_binds(problem: Problem) -> bool:
+    """Whether the deadline could limit what is paged: writing and reading everything once per use takes longer."""
+    limits, costs = problem.limits, problem.costs
+    if limits.deadline_s is None or problem.semantics == "poet":
+        return False
+    reads = sum(costs.read_s[number] * (1 + len(users)) for number, users in enumerate(problem.graph.users))
+    return reads + 2 * sum(costs.write_s) > limits.deadline_s
+
+
+def _most_j(problem: Problem, op: int, paged: frozenset[int], cap_j: float) -> float:
+    """The joules above which computing an op again is never the best way to its outputs."""
+    wanted = [storage for storage in problem.graph.ops[op].outputs if problem.graph.users[storage]]
+    if problem.limits.quota_bytes is not None or channel_binds(problem) or not paged.issuperset(wanted):
+        return cap_j
+    return min(cap_j, sum(_page_j(problem, storage) for storage in wanted))
 
 
 def _made(problem: Problem, storage: int) -> int:
