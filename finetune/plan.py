@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .accepted import Accepted, accept
+from .coarse import coarsen
 from .paging import page_everything
 from .poet_matrices import Matrices
 from .problem import Only, Problem, Semantics
@@ -146,21 +147,30 @@ class _Run:
         return found is not None
 
     def _search(self, steps: int | None) -> None:
-        from .planning.anneal import anneal
-
+        """Search on the problem without what is too small to matter, else on the whole."""
+        coarse = coarsen(self.problem) if self.problem.semantics == "real" else None
+        if coarse and len(coarse.problem.graph.ops) < len(self.problem.graph.ops):
+            schedule = self._anneal(coarse.problem, steps)
+            if schedule is not None and self._offer(coarse.expand(schedule)):
+                return
         problem = self.problem
         for _ in range(RETRIES):
-            schedule = anneal(
-                problem,
-                seed=self.seed,
-                steps=steps,
-                only=self.only,
-                until=self._over,
-                progress=lambda best_j: self._tell("search", best_j, None),
-            )
+            schedule = self._anneal(problem, steps)
             if schedule is None or self._offer(schedule) or self._over():
                 return
             problem = with_budget(problem, int(problem.limits.budget_bytes * 0.985))
+
+    def _anneal(self, problem: Problem, steps: int | None) -> Schedule | None:
+        from .planning.anneal import anneal
+
+        return anneal(
+            problem,
+            seed=self.seed,
+            steps=steps,
+            only=self.only,
+            until=self._over,
+            progress=lambda best_j: self._tell("search", best_j, None),
+        )
 
     def _prove(self, effort: float) -> str:
         """Run the proof; why no schedule exists, if that is what it found."""
