@@ -47,7 +47,7 @@ def jobs(*, full: bool) -> list[Job]:
         (("fast",), grid),
         (("ours", "fast", *BASELINES), plan_instances.small()),
         (("unhurried", "capuchin", "page_greedy", "pofo"), plan_instances.captured()),
-        (("unhurried",), plan_instances.growing()),
+        (("unhurried", "page_greedy"), plan_instances.growing()),
         (("page", "recompute", *BASELINES), grid),
         (MODES, plan_instances.by_deadline()),
         (("fast", *BASELINES), plan_instances.timed()),

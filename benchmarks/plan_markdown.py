@@ -33,7 +33,7 @@ def markdown(summary: Row) -> str:
     """Targets, the grid, made-up and captured steps, growth, and the claims."""
     rows = list(summary["rows"].values())
     poet = [row for row in rows if row["instance"]["suite"] == "poet" and row["instance"]["semantics"] == "poet"]
-    made = [row for row in rows if row["instance"]["suite"] == "made" and set(row["methods"]) != {"unhurried"}]
+    made = [row for row in rows if row["instance"]["suite"] == "made" and "unhurried" not in row["methods"]]
     growing = [row for row in rows if "unhurried" in row["methods"] and row["instance"]["suite"] == "made"]
     captured = [row for row in rows if row["instance"]["suite"] == "captured"]
     parts = [
@@ -137,8 +137,9 @@ def _growth(rows: Sequence[Row], exponents: Mapping[str, float]) -> str:
     cells = []
     for row in rows:
         found = row["methods"]["unhurried"]
-        cells.append([row["instance"]["name"], _ops(row), f"{found['cpu_s']:.2f}", _percent(found.get("overhead_pct"))])
-    table = _table(["step", "N", "CPU s", "overhead, %"], cells)
+        overheads = [_cell(row, "unhurried"), _cell(row, "page_greedy")]
+        cells.append([row["instance"]["name"], _ops(row), f"{found['cpu_s']:.2f}", *overheads])
+    table = _table(["step", "N", "CPU s", "overhead, %", "page-only greedy, %"], cells)
     found = ", ".join(f"{kind} N^{exponent:.2f}" for kind, exponent in exponents.items())
     return f"{table}\n\nFitted: {found}." if found else table
 

@@ -16,6 +16,8 @@ LOOKS = {
     "page": ("#D55E00", "s--", "paging only"),
     "recompute": ("#009E73", "^:", "recomputation only"),
 }
+WIDE = 20.0
+"""Figures that differ by more than that go on a logarithmic scale."""
 ABSENT = 0.92
 """Height, in shares of a panel, of the marks of what has no schedule."""
 
@@ -33,7 +35,9 @@ def picture(path: Path, table: Mapping[str, Mapping[str, Mapping[str, float | No
                 if value is None:
                     height = ABSENT - 0.05 * number
                     panel.plot(deadline, height, "x", color=colour, transform=panel.get_xaxis_transform())
-        panel.set_yscale("symlog", linthresh=0.1)
+        values = [value for row in rows.values() for value in row.values() if value]
+        if values and max(values) > WIDE * min(values):
+            panel.set_yscale("log")
         panel.set(title=name, xlabel="deadline, x base time", xticks=[float(deadline) for deadline in deadlines])
         panel.grid(alpha=0.25, linewidth=0.6)
     panels[0][0].set_ylabel("energy above the unconstrained optimum, %")

@@ -16,7 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from finetune.problem import Semantics
 
 from .plan_instances import Instance
 from .plan_methods import METHODS, code
@@ -113,7 +115,8 @@ def _pool() -> ProcessPoolExecutor:
 def warm() -> None:
     """Load the compiled search before anything is timed."""
     instance = Instance("made", "chain", "mixed", 0.6, 1.3, ops=24)
-    METHODS["fast"].run(instance, made_up("chain", 24, 0.6), Path())
+    for semantics in get_args(Semantics):
+        METHODS["unhurried"].run(instance, made_up("chain", 24, 0.6, semantics=semantics), Path())
 
 
 def do(job: Job, data: Path) -> Row:
