@@ -28,9 +28,11 @@ from .surrogate.prior import belief_of, lessons_of
 from .surrogate.surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, reference, space_of
 
 ENOUGH = 5
-"""Trials before an objective may be called out of reach, or the search over."""
+"""Trials before an objective may be called out of reach."""
 HOPELESS = 0.05
 """An objective is out of reach when everything tried missed it and nothing is likelier feasible than this."""
+UNMOVED = 8
+"""Trials before the search may be over. A knob that none of them moved is moved then: what nobody tried nobody knows."""
 SURE = 0.75
 """Probability of feasibility above which a point may be recommended, if any is."""
 DOUBTFUL = 0.3
@@ -120,10 +122,14 @@ class Search:
             return self._take(doubtful)
         tried = torch.zeros(len(self.points), dtype=torch.bool)
         tried[list(self._asked)] = True
+        unmoved = self._unmoved() & ~tried
+        if unmoved.any():
+            tried = ~unmoved
         limit, told = math.log(self.slo_s), [seen.index for seen in self._told]
         best = self._cheapest(surfaces, 0.5)
         found = worth(surfaces, limit, None if best is None else float(surfaces.energy[best]), tried, told)
-        over = self.regret is not None and len(self._told) >= ENOUGH and float(found.gain.max()) < self.regret
+        enough = self.regret is not None and len(self._told) >= UNMOVED and not unmoved.any()
+        over = enough and float(found.gain.max()) < (self.regret or 0.0)
         return None if over else self._take(int(found.value.argmax()))
 
     def tell(
@@ -217,6 +223,16 @@ class Search:
             return None
         index = self._told[best].index
         return index if float(surfaces.weights[best]) < DOUBTFUL and index not in self._repeated else None
+
+    def _unmoved(self) -> torch.Tensor:
+        """The points a step away along the first knob that no trial has moved, once there were enough (bool, `n`)."""
+        points = [self.points[seen.index] for seen in self._told] if len(self._told) >= UNMOVED else []
+        for name, values in self.knobs.items() if points else ():
+            if len(values) > 1 and len({point[name] for point in points}) == 1:
+                at = values.index(points[0][name])
+                next_to = (*values[max(0, at - 1) : at], *values[at + 1 : at + 2])
+                return torch.tensor([point[name] in next_to for point in self.points])
+        return torch.zeros(len(self.points), dtype=torch.bool)
 
     def _refuse_hopeless(self, surfaces: Surfaces | None) -> None:
         """Without surfaces the trials alone decide."""

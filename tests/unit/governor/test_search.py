@@ -13,7 +13,7 @@ import torch
 from boards.clocks import ClockPoint
 from boards.physics import idle_power_w, shipped
 from governor.errors import Infeasible, UnknownPoint
-from governor.search import ENOUGH, SURE, Search
+from governor.search import ENOUGH, SURE, UNMOVED, Search
 from governor.surrogate.calibration import Belief
 from governor.surrogate.candidates import MOST
 from governor.surrogate.surfaces import Space, Surfaces, Told, fit_surfaces
@@ -225,6 +225,19 @@ def test_the_order_of_the_tells_is_no_news() -> None:
         expected.append([(one.latency_s, one.energy_j) for one in search.predict(points)])
     for one, other in zip(*expected, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_knob_that_no_trial_moved_is_moved_by_a_step() -> None:
+    """Once there were enough trials, and however little is expected of it; then the search is over by its regret."""
+    search = Search(WIDE, 0.5, seed=0, regret=0.9)
+    points = [point for point in search.points if point["emc_hz"] == EMC[-1] and point["batch"] < 8.0]
+    for point in points[-3 * UNMOVED :: 3]:
+        search.tell(point, *measured(point))
+    asked = search.ask()
+    assert asked is not None
+    assert asked["emc_hz"] == EMC[-2]
+    search.tell(asked, *measured(asked))
+    assert search.ask() is None
 
 
 def test_an_objective_out_of_reach_is_said_so() -> None:
