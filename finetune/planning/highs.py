@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError as error:
     raise SolverMissing("highspy") from error
 
-EFFORT = 2e-9
+EFFORT = 5e-10
 """Deterministic seconds per simplex iteration and non-zero."""
 SLACK = 1e-9
 """Share of the summands by which a sum of doubles is mistrusted."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads begun early enough to hide behind computing, where RAM has room for them, in a schedule that reads on demand."""
+"""Reads begun early enough to hide behind computing, where RAM has room, in a schedule that reads on demand."""
 
 from __future__ import annotations
 

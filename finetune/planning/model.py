@@ -76,9 +76,13 @@ class Model:
 
 
 class StageEnd:
-    """Builds the program of a problem and answers which literal stands for what."""
+    """Builds the program of a problem and answers which literal stands for what.
 
-    def __init__(self, problem: Problem, stages: Stages, unit_j: float) -> None:
+    `unhurried`: RAM is also counted while a write ends and a read begins beside computing, so that schedules stall
+    little; its optimum is no bound.
+    """
+
+    def __init__(self, problem: Problem, stages: Stages, unit_j: float, *, unhurried: bool = False) -> None:
         self.problem, self.graph, self.stages = problem, problem.graph, stages
         self.model = Model(unit_j)
         self.end = len(self.graph.ops)
@@ -90,6 +94,7 @@ class StageEnd:
         self._variables()
         self._clauses()
         self._gap_clauses()
+        self.moving = self._moving() if unhurried else {}
         self._rows()
 
     def _workspace(self) -> tuple[int, ...]:
@@ -246,8 +251,16 @@ class StageEnd:
                 for stage in self.covered(storage, begin, end):
                     if variable is None:
                         free[stage] += self.size(storage)
+                    elif (storage, stage) in self.moving:
+                        self.moving[storage, stage].append(variable + 1)
                     else:
                         loads[stage].append((self.size(storage), variable))
+        for (storage, stage), literals in self.moving.items():
+            self.model.add(Name("W", storage, stage), 0.0)
+            occupied = len(self.model.names) - 1
+            loads[stage].append((self.size(storage), occupied))
+            for literal in literals:
+                self.model.clause([occupied + 1], [literal])
         for storage in sorted(self.away):
             loads[self.end].append((-self.size(storage), self.model.index[Name("Z", storage, 0)]))
             free[self.end] += self.size(storage)
@@ -256,6 +269,27 @@ class StageEnd:
                 self.model.rows.append(Row(tuple(terms), self.budget - self.load[stage] - free[stage]))
         self._time_row()
         self._quota_row()
+
+    def _moving(self) -> dict[tuple[int, int], list[int]]:
+        """The storages whose transfer takes longer than the stage beside it, by stage, and the transfers' literals."""
+        costs = self.problem.costs
+        found: dict[tuple[int, int], list[int]] = {}
+        for variable, name in enumerate(self.model.names):
+            storage = name.number
+            if name.letter == "O":
+                start = self.updated[storage] if name.stage else self.made[storage]
+                beside, left_s = range(start + 1, self.end), costs.write_s[storage]
+            elif name.letter == "I":
+                beside, left_s = range(name.stage - 1, self.made[storage], -1), costs.read_s[storage]
+            else:
+                continue
+            for stage in beside if beside.start else ():
+                if left_s <= 0 or storage in self.stages.needs[stage]:
+                    break
+                if self.tight[stage] and self.stay(storage, stage + 1) != ALWAYS:
+                    found.setdefault((storage, stage), []).append(variable + 1)
+                left_s -= costs.time_s[stage]
+        return found
 
     def _time_row(self) -> None:
         """Computing, and under `real` the channel too, ends within the deadline."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from ..problem import Only, Problem
 from ..replay import replay
 from ..schedule import Schedule
-from .cpsat import solve
-from .highs import relax
+from .cpsat import Answer, solve
+from .highs import Relaxed, relax
 from .hoist import best_hoisted
 from .model import StageEnd
 from .reading import schedule_from
@@ -59,15 +59,18 @@ def prove(
     in joules, whenever one of them improves. Raises `ScheduleInvalid` for a hint that `replay` refuses.
     """
     search = _Search(problem, hint, only, progress)
-    deadline_s = None if until_s is None else time.monotonic() + until_s
+    end_s = None if until_s is None else time.monotonic() + until_s
+
+    def left_s() -> float | None:
+        return None if end_s is None else max(0.0, end_s - time.monotonic())
+
     if hint is None and only == "both":
         # Paging alone decides little, is solved at once, and its overhead caps what else is worth a thought.
-        search.round(effort / 20, until_s, "page")
-    while search.open and search.best_j > 0 and search.spent < effort:
-        seconds = None if deadline_s is None else deadline_s - time.monotonic()
-        if seconds is not None and seconds <= 0:
-            break
-        search.round(effort - search.spent, seconds, only)
+        search.find("page", effort / 20, left_s())
+    if problem.semantics == "real" and search.best_j > 0:
+        search.find(only, effort / 2, left_s(), unhurried=True)
+    while search.open and search.best_j > 0 and search.spent < effort and left_s() != 0:
+        search.prove(effort - search.spent, left_s())
     return search.proof()
 
 
@@ -89,62 +92,77 @@ class _Search:
         self.infeasible = ""
         self.open = True
 
-    def round(self, effort: float, seconds: float | None, only: Only) -> None:
+    def find(self, only: Only, effort: float, seconds: float | None, *, unhurried: bool = False) -> None:
+        """Look for good schedules in a part of them."""
+        cap_j = self._cap_j() if only == self.only else self.best_j
+        program = self._program(cap_j, only, unhurried)
+        if not program.model.infeasible:
+            self._solve(program, cap_j, None, effort, seconds, gap=0.02 if unhurried else 0.1)
+
+    def prove(self, effort: float, seconds: float | None) -> None:
         """One solve with what is known by now: the schedules of an overhead up to a cap, which grows where none is."""
-        cap_j = self._cap_j(only)
-        program = self._program(cap_j, only)
+        cap_j = self._cap_j()
+        program = self._program(cap_j, self.only)
         if program.model.infeasible:
-            self._nothing(cap_j, only, program.model.infeasible)
+            self._nothing(cap_j, program.model.infeasible)
             return
         unit_j = program.model.unit_j
-        most = None if math.isinf(cap_j) else math.floor(cap_j / unit_j)
         relaxed = relax(program.model)
         self.spent += relaxed.effort
-        whole = only == self.only
-        if whole:
-            self._raise_bound(relaxed.bound * unit_j, cap_j)
-        answer = solve(
-            program.model,
-            effort=effort,
-            most=most,
-            fixed=relaxed.fixed(most) if most is not None else None,
-            gap=0.0 if whole else 0.1,
-            seconds=seconds,
-            found=lambda values: self._judge(program, values),
-            bounded=(lambda bound: self._raise_bound(bound * unit_j, cap_j)) if whole else None,
-        )
-        self.spent += answer.effort
-        if not whole:
-            return
+        self._raise_bound(relaxed.bound * unit_j, cap_j)
+        answer = self._solve(program, cap_j, relaxed, effort, seconds)
         if answer.bound is None:
-            self._nothing(cap_j, only, "no schedule fits the limits")
+            self._nothing(cap_j, "no schedule fits the limits")
             return
         self._raise_bound(answer.bound * unit_j, cap_j)
         self.open = not self._closed() and not answer.exhausted
 
-    def _nothing(self, cap_j: float, only: Only, why: str) -> None:
+    def _solve(
+        self,
+        program: StageEnd,
+        cap_j: float,
+        relaxed: Relaxed | None,
+        effort: float,
+        seconds: float | None,
+        gap: float = 0.0,
+    ) -> Answer:
+        """Solve a program and judge what comes; with its relaxation, what is bounded counts as proven."""
+        unit_j = program.model.unit_j
+        most = None if math.isinf(cap_j) else math.floor(cap_j / unit_j)
+        answer = solve(
+            program.model,
+            effort=effort,
+            most=most,
+            fixed=relaxed.fixed(most) if relaxed and most is not None else None,
+            gap=gap,
+            seconds=seconds,
+            found=lambda values: self._judge(program, values),
+            bounded=(lambda bound: self._raise_bound(bound * unit_j, cap_j)) if relaxed else None,
+        )
+        self.spent += answer.effort
+        return answer
+
+    def _nothing(self, cap_j: float, why: str) -> None:
         """No schedule has an overhead up to the cap."""
-        if only != self.only:
-            return
         self._raise_bound(cap_j, cap_j)
         self.infeasible = why if math.isinf(cap_j) else ""
         self.open = not self.infeasible and not self._closed()
 
-    def _cap_j(self, only: Only) -> float:
+    def _cap_j(self) -> float:
         """What the next solve looks at: everything up to the best, unless the best may be far off."""
-        if math.isinf(self.best_j) or only != self.only:
+        if math.isinf(self.best_j):
             return self.best_j
         if not self.bound_j:
-            program = self._program(self.best_j, only)
+            program = self._program(self.best_j, self.only)
             relaxed = relax(program.model)
             self.spent += relaxed.effort
             self._raise_bound(relaxed.bound * program.model.unit_j, self.best_j)
         return self.best_j if self.best_j <= 1.5 * self.bound_j else 1.25 * self.bound_j or self.best_j
 
-    def _program(self, cap_j: float, only: Only) -> StageEnd:
+    def _program(self, cap_j: float, only: Only, unhurried: bool = False) -> StageEnd:
         scale_j = cap_j if math.isfinite(cap_j) else self.problem.base_energy_j
         stages = stages_of(self.problem, cap_j=cap_j, only=only)
-        return StageEnd(self.problem, stages, max(scale_j, 1e-300) / UNITS)
+        return StageEnd(self.problem, stages, max(scale_j, 1e-300) / UNITS, unhurried=unhurried)
 
     def _judge(self, program: StageEnd, values: Sequence[bool]) -> None:
         """Keep the schedule of an assignment, if the judge accepts it and it is better."""
