@@ -151,7 +151,7 @@ class _Build:
         for node in self.traced.graph.nodes:
             if node.op != "call_function":
                 continue
-            if is_backward(node) == forward:
+            if is_backward(node, otherwise=not forward) == forward:
                 if not forward:
                     raise CaptureRefused(str(node.target), f"{node.name} is a forward operation after a backward one")
                 forward = False

@@ -57,11 +57,12 @@ def trace_step(step: nn.Module, batch: Sequence[Tensor]) -> GraphModule:
     from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
             # What a library notes down for itself while it runs does not belong to the step.
             warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+            # The tracer itself makes an instance of a user's autograd function.
+            warnings.filterwarnings("ignore", ".* should not be instantiated", DeprecationWarning)
             front = dynamo_graph_capture_for_export(step)(*batch)
-        with contextlib.ExitStack() as stack:
             found = aot_export_joint_with_descriptors(stack, front, tuple(batch), {})
     except (TorchDynamoException, RuntimeError, TypeError, AssertionError) as error:
         # The last three report what the tracer has no rule for: an operation without a fake, a step without gradients.
@@ -82,15 +83,14 @@ def output_roles(node: Node) -> list[Role]:
     return [_role(described, node.name) for described in node.meta["desc"]]
 
 
-def is_backward(node: Node) -> bool:
-    """Whether a node belongs to the backward part; raises `CaptureRefused` if the trace does not say."""
+def is_backward(node: Node, otherwise: bool) -> bool:
+    """Whether a node belongs to the backward part; `otherwise` where the trace does not say (a user's own gradient)."""
     match node.meta.get("partitioner_tag"):
         case "is_forward":
             return False
         case "is_backward":
             return True
-        case other:
-            raise CaptureRefused(node.name, f"belongs to neither forward nor backward ({other})")
+    return otherwise
 
 
 @contextlib.contextmanager
