@@ -84,7 +84,7 @@ class StageEnd:
 
     def __init__(self, problem: Problem, stages: Stages, unit_j: float, *, unhurried: bool = False) -> None:
         self.problem, self.graph, self.stages = problem, problem.graph, stages
-        self.model = Model(unit_j)
+        self.model, self.unhurried = Model(unit_j), unhurried
         self.end = len(self.graph.ops)
         self.made = [-1 if producer is None else producer for producer in self.graph.producers]
         self.updated = {storage: number for number, op in enumerate(self.graph.ops) for storage in op.updates}
@@ -104,6 +104,8 @@ class StageEnd:
         return self.graph.storages[storage].kept
 
     def size(self, storage: int) -> int:
+        if storage in self.stages.tiny and not self.unhurried:
+            return 0
         return self.graph.storages[storage].size_bytes // self.grain
 
     def stays(self, storage: int) -> list[tuple[int, int]]:
@@ -163,7 +165,7 @@ class StageEnd:
 
     def _decided(self, storage: int, begin: int, end: int) -> bool:
         """Whether staying is a question: it is not where it costs nothing and the storage is there anyway."""
-        if not self.size(storage):
+        if not self.size(storage) or storage in self.stages.tiny:
             return False
         if any(self.tight[stage] for stage in self.covered(storage, begin, end)):
             return True

@@ -22,7 +22,8 @@ class Stages:
 
     `needs`: the storages that each stage's first execution reads. `again`: the stages in which an op may run a second
     time. `events`: the stages in which a storage may come or go. `last`: the last stage that can need a storage.
-    `fixed`: the storages that lie in RAM throughout. `paged`: those that may go to storage.
+    `fixed`: the storages that lie in RAM throughout. `paged`: those that may go to storage. `tiny`: those not worth a
+    question, left in RAM once they are made; a bound counts them as nothing.
     """
 
     needs: tuple[frozenset[int], ...]
@@ -31,16 +32,28 @@ class Stages:
     last: tuple[int, ...]
     fixed: frozenset[int]
     paged: frozenset[int]
+    tiny: frozenset[int]
+
+
+LARGE_OPS = 300
+"""From here on tiny storages are left out."""
+TINY_SHARE = 1e-4
+"""Of the budget: a storage smaller than this is tiny."""
 
 
 def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
     """The stages of a problem whose schedules of an overhead above `cap_j` are of no interest."""
     graph, costs = problem.graph, problem.costs
     end = len(graph.ops)
+    tiny = _tiny(problem)
     paged = frozenset(
         number
         for number, storage in enumerate(graph.storages)
-        if storage.pageable and storage.size_bytes and only != "recompute" and _page_j(problem, number) <= cap_j
+        if storage.pageable
+        and storage.size_bytes
+        and number not in tiny
+        and only != "recompute"
+        and _page_j(problem, number) <= cap_j
     )
     fixed = frozenset(number for number in graph.carried if number not in paged)
     needs = [frozenset({*op.inputs, *op.updates}) - fixed for op in graph.ops]
@@ -48,9 +61,13 @@ def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
     needs.append(frozenset(kept | set(graph.carried)) - fixed)
     updated = {storage: number for number, op in enumerate(graph.ops) for storage in op.updates}
     until = [min((updated.get(storage, end) for storage in op.inputs), default=end) for op in graph.ops]
-    most_j = [_most_j(problem, number, paged, cap_j) for number in range(end)]
+    most_j = [_most_j(problem, number, paged, tiny, cap_j) for number in range(end)]
     able = [
-        op.again and not op.updates and only != "page" and costs.energy_j[number] <= most_j[number]
+        op.again
+        and not op.updates
+        and only != "page"
+        and costs.energy_j[number] <= most_j[number]
+        and not tiny.issuperset(op.outputs)
         for number, op in enumerate(graph.ops)
     ]
     last = [max((stage for stage in (*users, -1)), default=-1) for users in graph.users]
@@ -74,7 +91,14 @@ def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
         tuple(stage for stage in (acts[op.outputs[0]] if op.outputs else ()) if number + 2 <= stage <= reach[number])
         for number, op in enumerate(graph.ops)
     )
-    return Stages(tuple(needs), again, events, tuple(last), fixed, paged)
+    return Stages(tuple(needs), again, events, tuple(last), fixed, paged, tiny)
+
+
+def _tiny(problem: Problem) -> frozenset[int]:
+    if len(problem.graph.ops) < LARGE_OPS:
+        return frozenset()
+    most = TINY_SHARE * problem.limits.budget_bytes
+    return frozenset(number for number, storage in enumerate(problem.graph.storages) if storage.size_bytes < most)
 
 
 def channel_binds(problem: Problem) -> bool:
@@ -86,9 +110,9 @@ def channel_binds(problem: Problem) -> bool:
     return reads + 2 * sum(costs.write_s) > limits.deadline_s
 
 
-def _most_j(problem: Problem, op: int, paged: frozenset[int], cap_j: float) -> float:
+def _most_j(problem: Problem, op: int, paged: frozenset[int], tiny: frozenset[int], cap_j: float) -> float:
     """The joules above which computing an op again is never the best way to its outputs."""
-    wanted = [storage for storage in problem.graph.ops[op].outputs if problem.graph.users[storage]]
+    wanted = {storage for storage in problem.graph.ops[op].outputs if problem.graph.users[storage]} - tiny
     if problem.limits.quota_bytes is not None or channel_binds(problem) or not paged.issuperset(wanted):
         return cap_j
     return min(cap_j, sum(_page_j(problem, storage) for storage in wanted))
