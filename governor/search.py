@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,8 +21,9 @@ from linear_operator.utils.warnings import NumericalWarning
 from .errors import Infeasible
 from .points import Best, Point, Predicted, Table
 from .surrogate.acquisition import worth
-from .surrogate.calibration import Belief, noise_of
+from .surrogate.calibration import Belief
 from .surrogate.candidates import Candidates
+from .surrogate.observations import Observation, kept_cheapest, told_of, unmoved
 from .surrogate.prior import belief_of, lessons_of
 from .surrogate.surfaces import NUMERICAL_FAILURES, Space, Surfaces, Told, fit_surfaces, reference, space_of
 
@@ -32,22 +32,11 @@ ENOUGH = 5
 HOPELESS = 0.05
 """An objective is out of reach when everything tried missed it and nothing is likelier feasible than this."""
 UNMOVED = 8
-"""Trials before the search may be over. A knob that none of them moved is moved then: what nobody tried nobody knows."""
+"""Trials before the search may be over; then a knob that none of them moved is moved: nobody knows what it is worth."""
 SURE = 0.75
 """Probability of feasibility above which a point may be recommended, if any is."""
 DOUBTFUL = 0.3
 """A trial believed less than this, on which the decision hangs, is repeated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What one trial showed, and how well: standard deviations of the logs, None where nobody says."""
-
-    index: int
-    latency_s: float
-    energy_j: float
-    latency_deviation: float | None = None
-    energy_deviation: float | None = None
 
 
 class Fit(Protocol):
@@ -120,17 +109,8 @@ class Search:
         if (doubtful := self._doubtful(surfaces)) is not None:
             self._repeated.add(doubtful)
             return self._take(doubtful)
-        tried = torch.zeros(len(self.points), dtype=torch.bool)
-        tried[list(self._asked)] = True
-        unmoved = self._unmoved() & ~tried
-        if unmoved.any():
-            tried = ~unmoved
-        limit, told = math.log(self.slo_s), [seen.index for seen in self._told]
-        best = self._cheapest(surfaces, 0.5)
-        found = worth(surfaces, limit, None if best is None else float(surfaces.energy[best]), tried, told)
-        enough = self.regret is not None and len(self._told) >= UNMOVED and not unmoved.any()
-        over = enough and float(found.gain.max()) < (self.regret or 0.0)
-        return None if over else self._take(int(found.value.argmax()))
+        chosen = self._chosen(surfaces)
+        return None if chosen is None else self._take(chosen)
 
     def tell(
         self,
@@ -146,12 +126,6 @@ class Search:
         How noisy: the standard deviations of their logs, None if nobody knows. Raises `ValueError` for other numbers
         and `UnknownPoint` for a point that is not on the table.
         """
-        for name, value in (("latency_s", latency_s), ("energy_j", energy_j)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be finite and positive, got {value}; an unmeasured trial is not told")
-        for name, deviation in (("latency_deviation", latency_deviation), ("energy_deviation", energy_deviation)):
-            if deviation is not None and not 0 <= deviation < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {deviation}")
         index = self._candidates.number(point)
         self._told.append(Observation(index, latency_s, energy_j, latency_deviation, energy_deviation))
         self._asked.add(index)
@@ -186,6 +160,20 @@ class Search:
             return [Predicted(math.nan, math.nan, math.inf, math.inf, 0.5) for _ in numbers]
         return [self._expected(surfaces, number) for number in numbers]
 
+    def _chosen(self, surfaces: Surfaces) -> int | None:
+        """The point that is worth most, of those along a knob that nobody moved if there is one; None: it is over."""
+        tried = torch.zeros(len(self.points), dtype=torch.bool)
+        tried[list(self._asked)] = True
+        settled = len(self._told) >= UNMOVED
+        aside = unmoved(self._told if settled else (), self.points, self.knobs) & ~tried
+        if aside.any():
+            tried = ~aside
+        limit, told = math.log(self.slo_s), [seen.index for seen in self._told]
+        best = self._cheapest(surfaces, 0.5)
+        found = worth(surfaces, limit, None if best is None else float(surfaces.energy[best]), tried, told)
+        over = self.regret is not None and settled and float(found.gain.max()) < self.regret
+        return None if over and not aside.any() else int(found.value.argmax())
+
     def _take(self, index: int) -> Point:
         self._asked.add(index)
         return dict(self.points[index])
@@ -207,36 +195,21 @@ class Search:
 
     def _cheapest_seen(self) -> Best | None:
         """What the trials alone say."""
-        if (best := self._kept_cheapest()) is None:
+        if (best := kept_cheapest(self._told, self.slo_s)) is None:
             return None
         trial = self._told[best]
         return Best(dict(self.points[trial.index]), trial.energy_j, trial.latency_s, 1.0)
 
-    def _kept_cheapest(self) -> int | None:
-        """Which trial was the cheapest of those seen to keep the SLO."""
-        kept = [number for number, trial in enumerate(self._told) if trial.latency_s <= self.slo_s]
-        return min(kept, key=lambda number: self._told[number].energy_j, default=None)
-
     def _doubtful(self, surfaces: Surfaces) -> int | None:
         """The point to try again: the cheapest seen feasible, if that trial is hard to believe and was not repeated."""
-        if len(self._told) < ENOUGH or (best := self._kept_cheapest()) is None:
+        if len(self._told) < ENOUGH or (best := kept_cheapest(self._told, self.slo_s)) is None:
             return None
         index = self._told[best].index
         return index if float(surfaces.weights[best]) < DOUBTFUL and index not in self._repeated else None
 
-    def _unmoved(self) -> torch.Tensor:
-        """The points a step away along the first knob that no trial has moved, once there were enough (bool, `n`)."""
-        points = [self.points[seen.index] for seen in self._told] if len(self._told) >= UNMOVED else []
-        for name, values in self.knobs.items() if points else ():
-            if len(values) > 1 and len({point[name] for point in points}) == 1:
-                at = values.index(points[0][name])
-                next_to = (*values[max(0, at - 1) : at], *values[at + 1 : at + 2])
-                return torch.tensor([point[name] in next_to for point in self.points])
-        return torch.zeros(len(self.points), dtype=torch.bool)
-
     def _refuse_hopeless(self, surfaces: Surfaces | None) -> None:
         """Without surfaces the trials alone decide."""
-        if len(self._told) < min(ENOUGH, len(self.points)) or self._kept_cheapest() is not None:
+        if len(self._told) < min(ENOUGH, len(self.points)) or kept_cheapest(self._told, self.slo_s) is not None:
             return
         if not any(seen.index == self._candidates.fastest for seen in self._told):
             return
@@ -247,7 +220,7 @@ class Search:
     def _nearest_to_best(self) -> int:
         """Without a model: the untried point nearest to the cheapest feasible one (else to the fastest)."""
         space = self._where()
-        best = self._kept_cheapest()
+        best = kept_cheapest(self._told, self.slo_s)
         anchor = self._candidates.fastest if best is None else self._told[best].index
         distances = (space.scaled - space.scaled[anchor]).norm(dim=1)
         distances[list(self._asked)] = math.inf
@@ -273,17 +246,11 @@ class Search:
         if not self._told or self._surfaces[0] == len(self._told):
             return self._surfaces[1] if self._told else None
         last = self._surfaces[1].calibration.theta if self._surfaces[1] else None
-        told = Told(
-            [seen.index for seen in self._told],
-            torch.tensor([seen.latency_s for seen in self._told], dtype=torch.float64).log(),
-            torch.tensor([seen.energy_j for seen in self._told], dtype=torch.float64).log(),
-            noise_of([seen.latency_deviation for seen in self._told] + [seen.energy_deviation for seen in self._told]),
-        )
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", NumericalWarning)
             warnings.simplefilter("ignore", GPInputWarning)
             try:
-                fitted = self._fit(space, told, self._belief(space), last, self.rate_hz)
+                fitted = self._fit(space, told_of(self._told), self._belief(space), last, self.rate_hz)
             except NUMERICAL_FAILURES:
                 fitted = None
         self._surfaces = len(self._told), fitted
