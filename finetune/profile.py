@@ -92,7 +92,7 @@ def profile(
         updates = measure_updates(repeats)
         progress("power")
         watts: dict[str, float] = {}
-        if counter is not None:
+        if counter is not None and _sees_us(counter):
             power, watts = _metered(captured, times, Meter(counter), power, page_dir)
     progress("storage")
     graph = captured.graph
@@ -218,6 +218,12 @@ def _worst(moves: list[tuple[int, int]], start_ns: int, end_ns: int) -> int:
         live += size_bytes
         worst = max(worst, live)
     return worst
+
+
+def _sees_us(counter: Counter) -> bool:
+    """Whether the counter counts what this process draws; a virtual board's does not."""
+    reading = counter.read()
+    return reading is not None and not reading.virtual
 
 
 def _metered(

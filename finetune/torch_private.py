@@ -8,6 +8,7 @@ What it relies on differs between minor versions of torch, so each function chec
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,7 @@ def recording_memory() -> Iterator[list[tuple[str, int, int, int]]]:
     `[memory]` are allocations (bytes > 0) and releases; everything else is an operation or a `record_function`.
     """
     found: list[tuple[str, int, int, int]] = []
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it notes every start and stop on the error output
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
         yield found
     results = getattr(recorded.profiler, "kineto_results", None)

@@ -23,7 +23,7 @@ from finetune.torch_private import recording_memory
 from telemetry.board_page import BoardReading
 from tests.unit.finetune.captured_steps import Residual, planned
 
-BLANK = BoardReading("board", True, False, 0, (None,) * 5, (None,) * 5, 0.0, 0.0, 0.0, 0, 0, 0, 0)
+BLANK = BoardReading("board", False, False, 0, (None,) * 5, (None,) * 5, 0.0, 0.0, 0.0, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -205,20 +205,26 @@ def test_power_that_the_counter_does_not_resolve_is_not_measured() -> None:
     assert board.now_ns < 0.6e9
 
 
+class Steady:
+    """Eight watts, whenever one looks."""
+
+    def __init__(self, *, virtual: bool = False) -> None:
+        self.looks, self.virtual = 0, virtual
+
+    def read(self) -> BoardReading:
+        self.looks += 1
+        at_ns = (1 << 62) + self.looks * 1_000_000
+        return replace(BLANK, virtual=self.virtual, sampled_ns=at_ns, energy_j=self.looks * 0.008, power_w=8.0)
+
+
+def test_a_virtual_boards_counter_is_not_asked(captured: Captured, tmp_path: Path) -> None:
+    """It does not count what this process draws."""
+    found = profile(captured, tmp_path, repeats=1, counter=Steady(virtual=True))
+    assert found.energy_source == "power model x time (assumed)"
+
+
 def test_joules_come_from_the_counter_where_it_resolves(captured: Captured, tmp_path: Path) -> None:
     """Long ops get their own power, the others the mean of those, and the profile says for how much that holds."""
-
-    class Steady:
-        """Eight watts, whenever one looks."""
-
-        def __init__(self) -> None:
-            self.looks = 0
-
-        def read(self) -> BoardReading:
-            self.looks += 1
-            at_ns = (1 << 62) + self.looks * 1_000_000
-            return replace(BLANK, sampled_ns=at_ns, energy_j=self.looks * 0.008, power_w=8.0)
-
     found = profile(captured, tmp_path, repeats=1, counter=Steady())
     assert found.energy_source.startswith("joule counter for ")
     assert any(cost.counted for cost in found.ops.values())
