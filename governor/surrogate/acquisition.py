@@ -32,6 +32,9 @@ CAUTION = (2.33, 1.28, 0.5)
 """they must lie so many deviations away; less only if nothing within promises `WORTHWHILE`, and nothing went wrong."""
 WORTHWHILE = 0.01
 
+USEFUL = 0.3
+"""What is tried must promise this share of the most that may be tried: no risk for no gain is a lost trial."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worth:
@@ -61,6 +64,7 @@ def worth(surfaces: Surfaces, limit: float, incumbent: float | None, tried: torc
     value = (gain - price * (1 - feasible)).masked_fill(tried, -math.inf)
     floor = min(max(FLOOR - len(told) / FALL + RISE * broken, FLOOR_RANGE[0]), FLOOR_RANGE[1])
     allowed = _allowed(surfaces, limit, value.where(feasible >= floor, -math.inf), careful=broken >= 0.5)
+    allowed &= gain >= USEFUL * gain.where(allowed, 0.0).max()
     # Where nothing is allowed, the likeliest feasible point.
     value = value.where(allowed, log_feasible - 1e6).masked_fill(tried, -math.inf)
     return Worth(value, gain.masked_fill(tried, -math.inf))
