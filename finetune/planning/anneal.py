@@ -19,25 +19,25 @@ from finetune.schedule import Entry, Schedule, with_frees
 from .chance import State, chance_of, uniform
 from .compiled import compiled
 from .decode import ACTS, Work, decode, work_for
-from .gaps import Arrays, Floats, Gaps, Ints, arrays_of, gaps_of
+from .gaps import Arrays, Gaps, Ints, arrays_of, gaps_of
 from .greedy import greedy
 from .moves import MOST, move, undo
 from .prefetch import Clock, clock_for, order_of, prefetch
 from .score import score
 
-RUNS = ((0.1, "fresh", 1.0), (0.3, "best", 1.0), (0.3, "fresh", 1.0), (0.3, "best", 0.25))
-"""Share of the steps, where a run begins, and how hot."""
+RUNS = ((0.5, 1.0), (0.5, 0.25))
+"""Share of the steps, and how hot. The first run begins with the greedy choice, the others with the best so far."""
 HOT, COLD = 0.1, 0.0002
 """The temperature falls from one share of the overhead at hand to the other."""
-DEARER = 5.0
-"""How prices rise after a run that kept no limit."""
+DEARER = 1.1
+"""How prices rise with each chunk of steps until a plan keeps every limit."""
 CHUNK = 2000
 """Steps between two looks at the wall limit."""
 
 
 def default_steps(problem: Problem) -> int:
-    """Steps that cost about two seconds at 100 ops and ten at 1000."""
-    return int(300_000 * min(1.0, (150 / max(1, len(problem.graph.ops))) ** 0.3))
+    """Steps that cost about two seconds at any size up to some thousand ops."""
+    return int(300_000 * min(1.0, (150 / max(1, len(problem.graph.ops))) ** 0.9))
 
 
 def anneal(
@@ -56,31 +56,32 @@ def anneal(
     """
     arrays, gaps = arrays_of(problem), gaps_of(problem, only)
     work, chance = work_for(arrays, gaps), chance_of(seed)
-    clock = clock_for(work)
+    clock = clock_for(arrays, work)
     steps = default_steps(problem) if steps is None else steps
-    best, best_j = greedy(arrays, gaps, work), math.inf
-    price_j = decode(arrays, gaps, best, work).overhead_j or arrays.base_j
-    for share, begin, heat in RUNS:
-        choice = greedy(arrays, gaps, work) if begin == "fresh" else best.copy()
-        now_j, limit_j = score(arrays, gaps, choice, work, clock, price_j)
-        if limit_j < best_j:
-            best, best_j = choice.copy(), limit_j
-        found = np.array([now_j, best_j])
+    choice, best_j = greedy(arrays, gaps, work), math.inf
+    best, dear = choice.copy(), 1.0
+    scale_j = decode(arrays, gaps, choice, work).overhead_j or arrays.base_j or 1.0
+    for share, heat in RUNS:
+        if best_j < math.inf:
+            choice[:] = best
         length = max(1, int(share * steps))
         for done in range(0, length, CHUNK):
-            if until() or found[1] == 0.0:
+            scale_j, dear = min(scale_j, best_j), dear * DEARER if best_j == math.inf else 1.0
+            price_j = dear * scale_j
+            now_j, sound_j = score(arrays, gaps, choice, work, clock, price_j)
+            if sound_j < best_j:
+                best[:], best_j = choice, sound_j
+                scale_j = sound_j
+            if until() or best_j == 0.0 or not len(choice):
                 break
             some = min(CHUNK, length - done)
-            if found[1] < price_j:
-                price_j = float(found[1])
-                found[0], _ = score(arrays, gaps, choice, work, clock, price_j)
-            hot_j, cold_j = (price_j * heat * HOT * (COLD / HOT) ** (part / length) for part in (done, done + some))
-            _search(arrays, gaps, choice, best, work, clock, chance, found, some, hot_j, cold_j, price_j)
-            if found[1] < best_j:
-                best_j = float(found[1])
+            hot_j, cold_j = (scale_j * heat * HOT * (COLD / HOT) ** (part / length) for part in (done, done + some))
+            found_j = _search(
+                arrays, gaps, choice, best, work, clock, chance, now_j, best_j, some, hot_j, cold_j, price_j
+            )
+            if found_j < best_j:
+                best_j = found_j
                 progress(best_j)
-        if best_j == math.inf:
-            price_j *= DEARER
     return None if best_j == math.inf else _accepted(problem, arrays, gaps, best, work, clock)
 
 
@@ -106,27 +107,27 @@ def _search(
     work: Work,
     clock: Clock,
     chance: State,
-    found: Floats,
+    now_j: float,
+    best_j: float,
     steps: int,
-    hot: float,
-    cold: float,
+    hot_j: float,
+    cold_j: float,
     price_j: float,
-) -> None:
-    """Some steps from `hot` to `cold`; `found` holds the score of `choice` and the overhead of `best`, in joules."""
+) -> float:
+    """Some steps from `hot_j` to `cold_j`, starting at the score `now_j`; the overhead of `best` after them."""
     rows, before = np.zeros(MOST, dtype=np.int64), np.zeros(MOST, dtype=np.int64)
-    now, best_j = found[0], found[1]
-    temperature, rate = hot, (cold / hot) ** (1.0 / steps)
+    temperature_j, rate = hot_j, (cold_j / hot_j) ** (1.0 / steps)
     for _ in range(steps):
-        temperature *= rate
+        temperature_j *= rate
         done = move(gaps, choice, chance, rows, before)
         if not done:
             continue
-        new, new_j = score(arrays, gaps, choice, work, clock, price_j)
-        if new <= now or uniform(chance) < math.exp((now - new) / temperature):
-            now = new
-            if new_j < best_j:
-                best_j = new_j
+        new_j, sound_j = score(arrays, gaps, choice, work, clock, price_j)
+        if new_j <= now_j or uniform(chance) < math.exp((now_j - new_j) / temperature_j):
+            now_j = new_j
+            if sound_j < best_j:
+                best_j = sound_j
                 best[:] = choice
         else:
             undo(choice, rows, before, done)
-    found[0], found[1] = now, best_j
+    return best_j

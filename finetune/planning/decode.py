@@ -21,7 +21,7 @@ import numpy as np
 from finetune.schedule import Act
 
 from .compiled import compiled
-from .gaps import DROP_LAZILY, KEEP, PAGE, PAGE_LAZILY, Arrays, Floats, Gaps, Ints
+from .gaps import DROP_LAZILY, KEEP, PAGE, PAGE_LAZILY, Arrays, Gaps, Ints
 
 COMPUTE, READ, WRITE = range(3)
 ACTS: tuple[Act, ...] = ("C", "I", "O")
@@ -72,8 +72,6 @@ class Work(NamedTuple):
     """The storages to read in this stage."""
     gone: Ints
     """The entry after which each storage last left RAM."""
-    written_s: Floats
-    """When the last write of each storage ends."""
 
 
 class Outcome(NamedTuple):
@@ -95,8 +93,7 @@ def work_for(arrays: Arrays, gaps: Gaps) -> Work:
     stack = len(arrays.inputs) + len(arrays.outputs) + storages
     per_entry, per_stage, per_storage = [entries] * 4, [ops, ops + 2, ops + 2], [storages] * 10
     lengths = [*per_entry, *per_stage, len(gaps.storage), *per_storage, ops, stack, ops, storages, storages]
-    ints = (np.zeros(length, dtype=np.int64) for length in lengths)
-    return Work(*ints, written_s=np.zeros(storages))
+    return Work(*(np.zeros(length, dtype=np.int64) for length in lengths))
 
 
 @compiled

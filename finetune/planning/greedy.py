@@ -59,7 +59,7 @@ def _pick(arrays: Arrays, gaps: Gaps, over: Floats, cost_j: Floats) -> NDArray[n
     wraps = gaps.ends <= gaps.begins
     left, picked = over.copy(), []
     cost_j = np.maximum(cost_j, 1e-12 * arrays.base_j)
-    while left.any():
+    while len(size) and left.any():
         until = np.concatenate(([0.0], np.cumsum(left > 0)))
         inside = until[gaps.ends] - until[np.minimum(gaps.begins + 1, len(left))] + wraps * until[-1]
         worth = size * np.maximum(0.0, inside) / cost_j

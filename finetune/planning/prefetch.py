@@ -28,16 +28,19 @@ class Clock(NamedTuple):
     first_read: Ints
     """The first read that is begun right before each entry, and for each read the next one begun there."""
     next_read: Ints
+    written_s: Floats
+    """When the last write of each storage ends."""
     end_s: Floats
     """Writes whose RAM is wanted: when they end, and their bytes."""
     leaving: Ints
 
 
-def clock_for(work: Work) -> Clock:
+def clock_for(arrays: Arrays, work: Work) -> Clock:
     """Room for timing what is decoded into `work`."""
     entries = len(work.act)
     use, first, following, leaving = (np.zeros(entries, dtype=np.int64) for _ in range(4))
-    return Clock(np.zeros(entries), np.zeros(entries), use, first, following, np.zeros(entries), leaving)
+    written_s = np.zeros(len(arrays.size))
+    return Clock(np.zeros(entries), np.zeros(entries), use, first, following, written_s, np.zeros(entries), leaving)
 
 
 @compiled
@@ -89,7 +92,7 @@ def step_seconds(arrays: Arrays, work: Work, clock: Clock, entries: int) -> floa
     """Seconds of the step, reckoned as `replay` does."""
     act, number, bytes_at = work.act, work.number, work.bytes_at
     wait_s, end_s, leaving, first_read = clock.wait_s, clock.end_s, clock.leaving, clock.first_read
-    written_s, size = work.written_s, arrays.size
+    written_s, size = clock.written_s, arrays.size
     processor_s, channel_s, in_flight = 0.0, 0.0, 0
     head, tail = 0, 0
     written_s[:] = 0.0

@@ -15,6 +15,7 @@ MISSED, PEAK, AREA, LATE, FULL = 0.2, 10.0, 0.02, 20.0, 10.0
 by which it is missed. Low enough that a search may cross from one good plan to another through a bad one.
 """
 IMPOSSIBLE = 1e6
+TICK_S = 1e-9
 
 
 @compiled
@@ -30,9 +31,9 @@ def score(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work, clock: Clock, pr
         time_s = step_s
     missed = IMPOSSIBLE * lost
     if peak > arrays.budget:
-        missed += MISSED + (AREA * above + PEAK * (peak - arrays.budget)) / arrays.budget
-    if time_s > arrays.deadline_s:
-        missed += MISSED + LATE * (time_s - arrays.deadline_s) / arrays.deadline_s
+        missed += MISSED + (AREA * above + PEAK * (peak - arrays.budget)) / (arrays.budget + 1.0)
+    if time_s > arrays.deadline_s * (1.0 + 5e-10):
+        missed += MISSED + LATE * (time_s - arrays.deadline_s) / (arrays.deadline_s + TICK_S)
     if stored_bytes > arrays.quota:
         missed += MISSED + FULL * (stored_bytes - arrays.quota) / (arrays.quota + 1.0)
     return overhead_j + price_j * missed, overhead_j if missed == 0.0 else np.inf
