@@ -97,8 +97,8 @@ def plan(
 
 
 def default_effort(problem: Problem) -> float:
-    """Seconds of proof: up to 60, less the larger the step, so that a plan stays a matter of seconds."""
-    return min(60.0, 4.0 * (800 / max(1, len(problem.graph.ops))) ** 2)
+    """Seconds of proof: 60 up to 200 ops, and less the larger the step, so that a plan stays a matter of seconds."""
+    return 60.0 * min(1.0, (200 / max(1, len(problem.graph.ops))) ** 3)
 
 
 class _Run:

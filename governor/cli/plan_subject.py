@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from finetune.capture import Captured
     from finetune.graph import Graph
     from finetune.profile import Profile
+    from telemetry.board_page import BoardPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,32 @@ def _profile(captured: Captured, args: argparse.Namespace) -> Profile:
     import torch
 
     torch.set_num_threads(1)  # as the step will run; the models being served need the cores more
-    found = profile(captured, args.page_dir, progress=lambda stage: _say(args, f"profiling {args.model}: {stage}"))
+    counter = _counter()
+    try:
+        found = profile(
+            captured,
+            args.page_dir,
+            counter=counter,
+            progress=lambda stage: _say(args, f"profiling {args.model}: {stage}"),
+        )
+    finally:
+        if counter:
+            counter.close()
     if args.save_profile:
         write_profile(args.save_profile, found)
     return found
+
+
+def _counter() -> BoardPage | None:
+    """The page with the board's joule counter, None where no clockd publishes one."""
+    from telemetry.board_page import BoardPage
+    from telemetry.errors import PageError
+    from telemetry.rundir import RunDir, default_run_dir
+
+    try:
+        return BoardPage.open(RunDir(default_run_dir()).board_page)
+    except PageError:
+        return None
 
 
 def _say(args: argparse.Namespace, text: str) -> None:
