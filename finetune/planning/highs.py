@@ -43,8 +43,8 @@ class Relaxed:
         return {v: cost < 0 for v, cost in enumerate(self.reduced) if abs(cost) > max(spare, 0.0) * (1 + SLACK) + SLACK}
 
 
-def relax(model: Model) -> Relaxed:
-    """The relaxation's bound, rounded down."""
+def relax(model: Model, seconds: float | None = None) -> Relaxed:
+    """The relaxation's bound, rounded down; a weaker one where `seconds` of wall time cut it."""
     starts, columns, values, lower, upper = _matrix(model)
     count = len(model.names)
     program = highspy.HighsLp()
@@ -59,6 +59,8 @@ def relax(model: Model) -> Relaxed:
     solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
+    if seconds is not None:
+        solver.setOptionValue("time_limit", max(0.01, seconds))
     solver.passModel(program)
     solver.run()
     duals = np.array(solver.getSolution().row_dual, dtype=np.float64) * scale

@@ -278,19 +278,23 @@ class StageEnd:
         found: dict[tuple[int, int], list[int]] = {}
         for variable, name in enumerate(self.model.names):
             storage = name.number
-            if name.letter == "O":
+            if name.letter == "O" and (name.stage or self.made[storage] >= 0):
                 start = self.updated[storage] if name.stage else self.made[storage]
                 beside, left_s = range(start + 1, self.end), costs.write_s[storage]
             elif name.letter == "I":
                 beside, left_s = range(name.stage - 1, self.made[storage], -1), costs.read_s[storage]
             else:
                 continue
-            for stage in beside if beside.start else ():
-                if left_s <= 0 or storage in self.stages.needs[stage]:
+            for stage in beside:
+                used = storage in self.stages.needs[stage]
+                if left_s <= 0 or (used and name.letter == "I"):
                     break
-                if self.tight[stage] and self.stay(storage, stage + 1) != ALWAYS:
+                if self.tight[stage] and not used and self.stay(storage, stage + 1) != ALWAYS:
                     found.setdefault((storage, stage), []).append(variable + 1)
                 left_s -= costs.time_s[stage]
+            if left_s > 0:
+                # There is nothing beside it to hide the rest.
+                self.model.costs[variable] += math.floor(min(costs.idle_w * left_s / self.model.unit_j, MOST))
         return found
 
     def _time_row(self) -> None:

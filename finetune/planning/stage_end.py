@@ -67,8 +67,8 @@ def prove(
     if hint is None and only == "both":
         # Paging alone decides little, is solved at once, and its overhead caps what else is worth a thought.
         search.find("page", effort / 20, left_s())
-    if problem.semantics == "real" and search.best_j > 0:
-        search.find(only, effort / 2, left_s(), unhurried=True)
+    if problem.semantics == "real" and search.best_j > 0 and left_s() != 0:
+        search.find(only, max(0.0, effort - search.spent) / 2, left_s(), unhurried=True)
     while search.open and search.best_j > 0 and search.spent < effort and left_s() != 0:
         search.prove(effort - search.spent, left_s())
     return search.proof()
@@ -91,25 +91,23 @@ class _Search:
         self.spent = 0.0
         self.infeasible = ""
         self.open = True
+        self.latest: tuple[float, StageEnd, Relaxed | None] | None = None
 
     def find(self, only: Only, effort: float, seconds: float | None, *, unhurried: bool = False) -> None:
         """Look for good schedules in a part of them."""
-        cap_j = self._cap_j() if only == self.only else self.best_j
+        cap_j = self._cap_j(seconds) if unhurried else self.best_j
         program = self._program(cap_j, only, unhurried)
         if not program.model.infeasible:
             self._solve(program, cap_j, None, effort, seconds, gap=0.02 if unhurried else 0.1)
 
     def prove(self, effort: float, seconds: float | None) -> None:
         """One solve with what is known by now: the schedules of an overhead up to a cap, which grows where none is."""
-        cap_j = self._cap_j()
-        program = self._program(cap_j, self.only)
-        if program.model.infeasible:
+        cap_j = self._cap_j(seconds)
+        program, relaxed = self._relaxed(cap_j, seconds)
+        if relaxed is None:
             self._nothing(cap_j, program.model.infeasible)
             return
         unit_j = program.model.unit_j
-        relaxed = relax(program.model)
-        self.spent += relaxed.effort
-        self._raise_bound(relaxed.bound * unit_j, cap_j)
         answer = self._solve(program, cap_j, relaxed, effort, seconds)
         if answer.bound is None:
             self._nothing(cap_j, "no schedule fits the limits")
@@ -148,16 +146,25 @@ class _Search:
         self.infeasible = why if math.isinf(cap_j) else ""
         self.open = not self.infeasible and not self._closed()
 
-    def _cap_j(self) -> float:
+    def _cap_j(self, seconds: float | None) -> float:
         """What the next solve looks at: everything up to the best, unless the best may be far off."""
         if math.isinf(self.best_j):
             return self.best_j
         if not self.bound_j:
-            program = self._program(self.best_j, self.only)
-            relaxed = relax(program.model)
-            self.spent += relaxed.effort
-            self._raise_bound(relaxed.bound * program.model.unit_j, self.best_j)
+            self._relaxed(self.best_j, seconds)
         return self.best_j if self.best_j <= 1.5 * self.bound_j else 1.25 * self.bound_j or self.best_j
+
+    def _relaxed(self, cap_j: float, seconds: float | None) -> tuple[StageEnd, Relaxed | None]:
+        """The program up to a cap and its relaxation, whose bound counts; None for one that cannot be satisfied."""
+        if self.latest is None or self.latest[0] != cap_j:
+            program = self._program(cap_j, self.only)
+            relaxed = None
+            if not program.model.infeasible:
+                relaxed = relax(program.model, seconds)
+                self.spent += relaxed.effort
+                self._raise_bound(relaxed.bound * program.model.unit_j, cap_j)
+            self.latest = cap_j, program, relaxed
+        return self.latest[1:]
 
     def _program(self, cap_j: float, only: Only, unhurried: bool = False) -> StageEnd:
         scale_j = cap_j if math.isfinite(cap_j) else self.problem.base_energy_j
