@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def states(graph: Graph, schedule: Schedule) -> NDArray[np.int8]:
     found = np.zeros((len(graph.storages), steps), dtype=np.int8)
     stored = begins_on_storage(graph, schedule)
     resident = set(graph.carried) - stored
+    reads = Counter(entry.number for entry in schedule if entry.act == "I")
     computed: set[int] = set()
     step = 0
     happened: dict[int, int] = {}
@@ -61,6 +63,9 @@ def states(graph: Graph, schedule: Schedule) -> NDArray[np.int8]:
             stored.add(number)
         else:
             resident.add(number)
+            reads[number] -= 1
+            if not reads[number] and graph.producers[number] is not None:
+                stored.discard(number)  # what lies there still is of no use
     for storage, state in happened.items():
         found[storage, -1] = max(found[storage, -1], state)
     return found

@@ -106,7 +106,7 @@ def _moves(problem: Problem, entries: Sequence[Entry], end: int, held: set[int])
 
 
 State = tuple[frozenset[int], frozenset[int], frozenset[int], int]
-"""In RAM, on storage, ever on storage, ops done."""
+"""In RAM, on storage, ever on storage where that has a limit, ops done."""
 
 
 def least_overhead_j(problem: Problem) -> float | None:
@@ -136,7 +136,7 @@ def _next(problem: Problem, state: State) -> Iterator[tuple[float, State]]:
     graph, costs, limits = problem.graph, problem.costs, problem.limits
     for storage in held:
         yield 0.0, (held - {storage}, stored, ever, ran)
-        after = ever | {storage}
+        after = ever if limits.quota_bytes is None else ever | {storage}
         within = limits.quota_bytes is None or _size(problem, set(after)) <= limits.quota_bytes
         if storage not in stored and graph.storages[storage].pageable and within:
             yield costs.write_j[storage], (held, stored | {storage}, after, ran)

@@ -68,15 +68,15 @@ def chain(layers: int, budget_bytes: int, *, semantics: Semantics = "real", dead
 
 
 @st.composite
-def poet_problems(draw: st.DrawFn, most: int = 10) -> Problem:
-    """A random graph of one-output ops on POET's rules, with a budget around what it needs."""
+def poet_problems(draw: st.DrawFn, most: int = 10, semantics: Semantics = "poet", *, timed: bool = True) -> Problem:
+    """A random graph of ops of one output each, with a budget around what it needs."""
     count = draw(st.integers(min(5, most), most))
     ops = []
     for node in range(count):
         inputs = draw(st.sets(st.integers(0, node - 1), min_size=1, max_size=3)) if node else set()
         ops.append(Op(f"op{node}", "made up", tuple(sorted(inputs)), (node,)))
     storages = tuple(Storage(f"value{node}", draw(st.integers(1, 20))) for node in range(count))
-    return _problem(draw, Graph("random", tuple(ops), storages), "poet", timed=True)
+    return _problem(draw, Graph("random", tuple(ops), storages), semantics, timed=timed)
 
 
 @st.composite

@@ -75,7 +75,7 @@ def test_every_plan_under_poet_obeys_poets_rules(problem: Problem) -> None:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(real_problems(most=3, timed=False).filter(lambda problem: not problem.graph.carried))
+@given(poet_problems(6, "real", timed=False))
 def test_the_least_of_all_schedules_is_between_bound_and_plan(problem: Problem) -> None:
     """Tried out for tiny steps: an `optimal` plan is the least, and an infeasible one has none."""
     found, least_j = quick(problem), least_overhead_j(problem)
