@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +47,18 @@ def _users(name: str, batch: int) -> tuple[nn.Module, Loss | None, tuple[Tensor,
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise CaptureRefused(name, str(error)) from error
+        made = _factory(name, module_name, factory_name)(batch)
     finally:
         sys.path.remove(here)
-    match factory(batch):
+    match made:
         case (nn.Module() as model, loss, (*tensors,)) if all(isinstance(tensor, Tensor) for tensor in tensors):
             return model, loss, tuple(tensors)
     raise CaptureRefused(name, "must return (module, loss or None, tuple of tensors), the target last")
+
+
+def _factory(name: str, module_name: str, factory_name: str) -> Callable[[int], Any]:
+    try:
+        found: Callable[[int], Any] = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise CaptureRefused(name, str(error)) from error
+    return found

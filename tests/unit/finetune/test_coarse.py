@@ -128,7 +128,7 @@ def accepted(problem: Problem, schedule: Schedule) -> Replayed | None:
         return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(real_problems(most=8), st.integers(0, 15), st.lists(st.integers(0, 1000), min_size=1, max_size=8))
 def test_what_the_small_problem_allows_the_whole_one_does(problem: Problem, tiny: int, choices: list[int]) -> None:
     """Expanded schedules are accepted within the whole budget and cost no more joules of computing."""

@@ -23,10 +23,11 @@ TORCH = {
 }
 
 
-@pytest.fixture
-def model() -> nn.Module:
+@pytest.fixture(scope="module")
+def traced() -> tuple[nn.Module, Captured]:
     torch.manual_seed(4)
-    return Attention()
+    model = Attention()
+    return model, capture(model, flat_cross_entropy, BATCH)
 
 
 def train(captured: Captured, graph: Graph, rule: Rule, states: dict[str, list[Tensor]], step: int) -> None:
@@ -57,11 +58,11 @@ def train(captured: Captured, graph: Graph, rule: Rule, states: dict[str, list[T
 
 
 @pytest.mark.parametrize("rule", sorted(TORCH))
-def test_updates_inside_the_step_are_torchs_after_it(model: nn.Module, rule: Rule) -> None:
+def test_updates_inside_the_step_are_torchs_after_it(traced: tuple[nn.Module, Captured], rule: Rule) -> None:
     """Three steps with each weight updated as early as it can be leave the weights that torch.optim leaves, bitwise."""
+    model, captured = traced
     plain = copy.deepcopy(model)
     optimizer = TORCH[rule](plain.parameters())
-    captured = capture(model, flat_cross_entropy, BATCH)
     graph = with_optimizer(captured.graph, rule)
     states: dict[str, list[Tensor]] = {}
     for step in (1, 2, 3):
