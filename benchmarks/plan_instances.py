@@ -23,9 +23,16 @@ PLATFORMS = ("a72", "m4")
 MORE_PLATFORMS = ("m0", "a72nocache")
 DEADLINE = 2.0
 DEADLINES = (1.0, 1.1, 1.3, 2.0)
-SMALL = (("chain", 40), ("chain", 48), ("residual", 24), ("residual", 56), ("transformer", 40))
+SMALL = (("chain", 40), ("chain", 56), ("residual", 24), ("residual", 45), ("transformer", 30))
 """Kind and number of ops of the made-up steps that are to be proven."""
-LARGE = (("chain", 150), ("residual", 112), ("residual", 210), ("transformer", 150), ("transformer", 420))
+LARGE = (
+    ("chain", 150),
+    ("residual", 60),
+    ("residual", 112),
+    ("residual", 210),
+    ("transformer", 60),
+    ("transformer", 420),
+)
 SIZES = (60, 125, 250, 500, 1000, 2000)
 
 
@@ -86,12 +93,12 @@ def halves(*, full: bool) -> list[Instance]:
 
 
 def small() -> list[Instance]:
-    """Made-up steps of at most some sixty ops."""
+    """Made-up steps of at most sixty ops."""
     return [Instance("made", kind, "mixed", share, 1.3, ops=ops) for kind, ops in SMALL for share in (0.7, 0.5)]
 
 
 def large() -> list[Instance]:
-    """Made-up steps of hundreds of ops."""
+    """Larger made-up steps."""
     return [Instance("made", kind, "mixed", share, 1.3, ops=ops) for kind, ops in LARGE for share in (0.6, 0.4)]
 
 

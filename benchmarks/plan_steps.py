@@ -173,7 +173,7 @@ def made_up(
     kind: str, ops: int, share: float, *, deadline: float | None = 1.3, semantics: Semantics = "poet", seed: int = 0
 ) -> Problem:
     """A step of about so many ops within a share of its keep-everything peak; `deadline` in base times."""
-    graph, flops = KINDS[kind](max(2, round(ops / OPS_PER_UNIT[kind])), seed)
+    graph, flops = KINDS[kind](max(1, round(ops / OPS_PER_UNIT[kind])), seed)
     return with_limits(graph, costs_of(graph, flops, seed), share, deadline, semantics)
 
 
