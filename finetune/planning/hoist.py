@@ -61,6 +61,11 @@ def hoisted(problem: Problem, schedule: Schedule, margin: float = 1.0) -> Schedu
     return tuple(found)
 
 
+def bytes_along(problem: Problem, schedule: Schedule) -> list[int]:
+    """Bytes in RAM while each entry runs, whatever the budget."""
+    return _walk(problem, schedule)[0]
+
+
 def _walk(problem: Problem, schedule: Schedule) -> tuple[list[int], list[float]]:
     """Bytes in RAM while each entry runs, and when the processor would reach it if it never waited."""
     graph, costs = problem.graph, problem.costs

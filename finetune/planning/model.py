@@ -330,9 +330,15 @@ class StageEnd:
         for variable, name in enumerate(self.model.names):
             if name.letter in "OZ":
                 stored.setdefault(name.number, []).append(variable)
-        # A storage that is written twice, or lies there first and is written, occupies its place once.
-        terms = tuple(
-            (self.size(storage), variables[0]) for storage, variables in stored.items() if len(variables) == 1
-        )
+        terms = []
+        for storage, variables in stored.items():
+            occupied = variables[0]
+            if len(variables) > 1:
+                # Written twice, or there first and written, it occupies its place once.
+                self.model.add(Name("Q", storage, 0), 0.0)
+                occupied = len(self.model.names) - 1
+                for variable in variables:
+                    self.model.clause([occupied + 1], [variable + 1])
+            terms.append((self.size(storage), occupied))
         if sum(value for value, _ in terms) > quota // self.grain:
-            self.model.rows.append(Row(terms, quota // self.grain))
+            self.model.rows.append(Row(tuple(terms), quota // self.grain))

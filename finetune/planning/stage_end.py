@@ -17,6 +17,7 @@ from ..problem import Only, Problem
 from ..replay import replay
 from ..schedule import Schedule
 from .cpsat import Answer, solve
+from .crowded import Moment, crowded_in, leave_room
 from .highs import Relaxed, relax
 from .hoist import best_hoisted
 from .model import StageEnd
@@ -25,6 +26,8 @@ from .stages import stages_of
 
 TOLERANCE = 1e-6
 """A gap is called closed when it is at most this share of the overhead: costs are rounded down to whole units."""
+REPAIRS = 8
+"""Solves with ever more rows for refused answers."""
 UNITS = 10**9
 """Units of the objective in the cap, so that rounding many costs down stays far below the tolerance."""
 
@@ -71,6 +74,10 @@ def prove(
         search.find(only, max(0.0, effort - search.spent) / 2, left_s(), unhurried=True)
     while search.open and search.best_j > 0 and search.spent < effort and left_s() != 0:
         search.prove(effort - search.spent, left_s())
+    for _ in range(REPAIRS):
+        if not search.refused or search.spent >= effort or left_s() == 0:
+            break
+        search.repair(effort - search.spent, left_s())
     return search.proof()
 
 
@@ -91,6 +98,8 @@ class _Search:
         self.spent = 0.0
         self.infeasible = ""
         self.open = True
+        self.refused: set[Moment] = set()
+        self.crowded: set[Moment] = set()
         self.latest: tuple[float, StageEnd, Relaxed | None] | None = None
 
     def find(self, only: Only, effort: float, seconds: float | None, *, unhurried: bool = False) -> None:
@@ -114,6 +123,15 @@ class _Search:
             return
         self._raise_bound(answer.bound * unit_j, cap_j)
         self.open = not self._closed() and not answer.exhausted
+
+    def repair(self, effort: float, seconds: float | None) -> None:
+        """Solve again with rows for the moments at which cheaper answers, read as schedules, exceeded the budget."""
+        self.crowded |= self.refused
+        self.refused = set()
+        program = self._program(self.best_j, self.only, unhurried=self.problem.semantics == "real")
+        if not program.model.infeasible:
+            leave_room(program, self.crowded)
+            self._solve(program, self.best_j, None, effort, seconds)
 
     def _solve(
         self,
@@ -173,8 +191,11 @@ class _Search:
 
     def _judge(self, program: StageEnd, values: Sequence[bool]) -> None:
         """Keep the schedule of an assignment, if the judge accepts it and it is better."""
-        found = best_hoisted(self.problem, schedule_from(program, values))
-        if found is not None and found.replayed.overhead_j < self.best_j:
+        schedule = schedule_from(program, values)
+        found = best_hoisted(self.problem, schedule)
+        if found is None:
+            self.refused |= crowded_in(self.problem, schedule) - self.crowded
+        elif found.replayed.overhead_j < self.best_j:
             self.best_j, self.best = found.replayed.overhead_j, found.schedule
             self._report()
 
