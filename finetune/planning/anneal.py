@@ -46,7 +46,6 @@ def anneal(
     seed: int = 0,
     steps: int | None = None,
     only: Only = "both",
-    start: Schedule | None = None,
     until: Callable[[], bool] = lambda: False,
     progress: Callable[[float], None] = lambda overhead_j: None,
 ) -> Schedule | None:

@@ -89,7 +89,7 @@ class Outcome(NamedTuple):
 def work_for(arrays: Arrays, gaps: Gaps) -> Work:
     """Room for decoding such a problem."""
     ops, storages = len(arrays.energy_j), len(arrays.size)
-    entries = ENTRIES_PER_OP * ops + 4 * storages + 2
+    entries = (ENTRIES_PER_OP + 1) * ops + 4 * storages + 2
     stack = len(arrays.inputs) + len(arrays.outputs) + storages
     per_entry, per_stage, per_storage = [entries] * 4, [ops, ops + 2, ops + 2], [storages] * 10
     lengths = [*per_entry, *per_stage, len(gaps.storage), *per_storage, ops, stack, ops, storages, storages]
@@ -97,8 +97,37 @@ def work_for(arrays: Arrays, gaps: Gaps) -> Work:
 
 
 @compiled
+def _prepare(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> int:
+    """The state before the first stage, and which stages to look into; bytes on storage when the step begins."""
+    busy, opening, next_opening, stored_bytes = work.busy, work.opening, work.next_opening, 0
+    busy[:] = 0
+    opening[:] = NONE
+    work.seen_op[:] = NONE
+    work.bytes_at[0] = 0
+    for storage in range(len(arrays.size)):
+        work.absent[storage] = work.stored[storage] = work.ever_stored[storage] = 0
+        work.since[storage] = work.touched[storage] = work.direct[storage] = work.seen[storage] = NONE
+        work.made[storage] = arrays.producer[storage]
+    for gap in range(len(choice)):
+        if choice[gap] != KEEP:
+            storage, begins, ends = gaps.storage[gap], gaps.begins[gap], gaps.ends[gap]
+            busy[begins] = busy[ends] = 1
+            next_opening[gap] = opening[begins]
+            opening[begins] = gap
+            if ends <= begins:
+                work.absent[storage] = work.stored[storage] = work.ever_stored[storage] = work.lazy[storage] = 1
+                work.readable[storage] = 0
+                work.gone[storage] = NONE
+                stored_bytes += arrays.size[storage]
+    return stored_bytes
+
+
+@compiled
 def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
-    """The list, into `work`, and what it comes to."""
+    """The list, into `work`, and what it comes to.
+
+    One long function: it runs some hundred thousand times a second, and a call per step would double its cost.
+    """
     act, number, position, bytes_at = work.act, work.number, work.position, work.bytes_at
     busy, opening, next_opening = work.busy, work.opening, work.next_opening
     absent, stored, readable, lazy, made = work.absent, work.stored, work.readable, work.lazy, work.made
@@ -110,28 +139,9 @@ def decode(arrays: Arrays, gaps: Gaps, choice: Ints, work: Work) -> Outcome:
     workspace, may_again, timed, changed = arrays.workspace, arrays.again, arrays.timed, arrays.changed
     read_j, write_j = arrays.read_j, arrays.write_j
     ops = len(energy_j) - 1
-    room = len(act) - 4 * len(size) - 2
-    stored_bytes, lost, entries = 0, 0, 0
+    room = ENTRIES_PER_OP * ops
+    stored_bytes, lost, entries = _prepare(arrays, gaps, choice, work), 0, 0
     overhead_j, again_s = 0.0, 0.0
-    busy[:] = 0
-    opening[:] = NONE
-    seen_op[:] = NONE
-    bytes_at[0] = 0
-    for storage in range(len(size)):
-        absent[storage] = stored[storage] = ever_stored[storage] = 0
-        since[storage] = touched[storage] = direct[storage] = seen[storage] = NONE
-        made[storage] = producer[storage]
-    for gap in range(len(choice)):
-        if choice[gap] != KEEP:
-            storage, begins, ends = gaps.storage[gap], gaps.begins[gap], gaps.ends[gap]
-            busy[begins] = busy[ends] = 1
-            next_opening[gap] = opening[begins]
-            opening[begins] = gap
-            if ends <= begins:
-                absent[storage] = stored[storage] = ever_stored[storage] = lazy[storage] = 1
-                readable[storage] = 0
-                gone[storage] = NONE
-                stored_bytes += size[storage]
     for stage in range(ops + 1):
         if not busy[stage]:
             act[entries] = COMPUTE
