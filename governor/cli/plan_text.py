@@ -69,7 +69,7 @@ def _proven(plan: Plan) -> str:
     if plan.status == "optimal":
         return ", the least there is"
     if plan.status == "bounded" and plan.overhead_gap is not None:
-        return f", at most {plan.overhead_gap:.1%} of it avoidable"
+        return f", at most {plan.overhead_gap:.2%} of it avoidable"
     return ", nothing proven"
 
 

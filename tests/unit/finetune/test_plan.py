@@ -26,7 +26,7 @@ from tests.unit.finetune.oracles import least_overhead_j
 from tests.unit.finetune.steps import chain, poet_file, poet_problems, real_problems
 
 STEPS, EFFORT = 300, 0.2
-RANDOM = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+RANDOM = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def quick(problem: Problem, *, effort: float = EFFORT) -> Plan:
@@ -74,7 +74,7 @@ def test_every_plan_under_poet_obeys_poets_rules(problem: Problem) -> None:
         assert verdict.peak_bytes == found.peak_bytes
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(poet_problems(6, "real", timed=False))
 def test_the_least_of_all_schedules_is_between_bound_and_plan(problem: Problem) -> None:
     """Tried out for tiny steps: an `optimal` plan is the least, and an infeasible one has none."""

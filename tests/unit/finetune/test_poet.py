@@ -50,7 +50,7 @@ def u_by_the_paper(sizes: list[int], edges: list[tuple[int, int]], made: Matrice
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 7), st.integers(0, 2**32))
 def test_ram_is_that_of_the_published_program(layers: int, seed: int) -> None:
     """Byte for byte, on any matrices, with the edge that is given twice."""
@@ -62,7 +62,7 @@ def test_ram_is_that_of_the_published_program(layers: int, seed: int) -> None:
     assert ram_bytes(found.sizes_bytes, found.edges, made).tolist() == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(poet_problems())
 def test_matrices_obey_every_rule_and_cost_no_more_than_their_schedule(problem: Problem) -> None:
     """And the schedule made of them again costs the same and needs no more RAM than POET counts."""

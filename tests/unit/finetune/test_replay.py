@@ -56,7 +56,7 @@ def edited(schedule: Schedule, ops: int, storages: int, chance: random.Random) -
     return tuple(entries)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(real_problems(timed=False), poet_problems()), st.integers(0, 2**32), st.booleans())
 def test_it_agrees_with_the_rules_said_another_way(problem: Problem, seed: int, paged: bool) -> None:
     """On schedules with up to eight random edits; deadlines left aside."""
@@ -209,7 +209,7 @@ def test_nothing_reads_a_weight_after_its_update() -> None:
         replay(problem, schedule_of([["C", 0], ["C", 1], ["C", 2], ["F", 1], ["C", 0]]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(real_problems())
 def test_paging_everything_needs_no_more_than_an_op_alone(problem: Problem) -> None:
     """Where everything may be paged the working set is the smallest budget; with one byte less nothing runs."""
