@@ -41,7 +41,7 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What POET's program makes of a schedule: bytes at most, seconds of computing, joules of overhead, and its faults."""
+    """What POET's program makes of a schedule: bytes at most, seconds of computing, joules of overhead, its faults."""
 
     peak_bytes: int
     compute_s: float
@@ -143,7 +143,7 @@ def _sizes(graph: Graph) -> NDArray[np.int64]:
 
 
 def ram_bytes(sizes_bytes: Sequence[int], edges: Iterable[tuple[int, int]], made: Matrices) -> NDArray[np.int64]:
-    """U[t, k] of POET's program: bytes in RAM in stage t once node k has been passed. An edge given twice frees twice."""
+    """U[t, k] of POET's program: bytes in RAM in stage t once node k has been passed. An edge twice frees twice."""
     return _profile(np.asarray(sizes_bytes, dtype=np.int64), edges, made.R, made.SRam)
 
 
