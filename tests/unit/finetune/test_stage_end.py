@@ -165,3 +165,32 @@ def test_hoisted_reads_hide_behind_computing() -> None:
     late, early = replay(slow, schedule), replay(slow, hoisted(slow, schedule))
     assert early.step_time_s < late.step_time_s
     assert early.overhead_j == late.overhead_j
+
+
+def _crowded_step() -> Problem:
+    """A step whose cheapest answer writes what POET's rules cannot write in time."""
+    inputs = ((), (0,), (0, 1), (0, 1, 2), (1,), (0,), (3, 4, 5))
+    sizes = (6, 11, 5, 14, 18, 8, 3)
+    ops = tuple(Op(f"op{number}", "made up", needed, (number,)) for number, needed in enumerate(inputs))
+    storages = tuple(Storage(f"value{number}", size) for number, size in enumerate(sizes))
+    none = (0.0,) * 7
+    energy_j, write_j, read_j = (
+        (3.0, 5.0, 2.0, 5.0, 1.0, 1.0, 0.0),
+        (1.0, 4.5, 1.0, 2.5, 2.5, 0.0, 1.5),
+        (1.0, 1.0, 1.0, 0.0, 1.0, 2.5, 1.5),
+    )
+    costs = Costs(none, energy_j, (0,) * 7, none, write_j, none, read_j)
+    return Problem(Graph("crowded", ops, storages), costs, Limits(43), "poet")
+
+
+def test_a_refused_answer_is_solved_again_until_one_is_accepted() -> None:
+    """Where the cheapest answer exceeds the budget inside a stage a dearer one is found, and not called closed."""
+    problem = _crowded_step()
+    proof = prove(problem, effort=5.0)
+    assert proof.schedule is not None
+    found = accept(problem, proof.schedule)
+    assert found is not None
+    assert found.peak_bytes <= 43
+    assert found.replayed.overhead_j == pytest.approx(4.5)
+    assert proof.bound_j == pytest.approx(2.5)
+    assert not proof.closed
