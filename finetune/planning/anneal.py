@@ -25,7 +25,7 @@ from .moves import MOST, move, undo
 from .prefetch import Clock, clock_for, order_of, prefetch
 from .score import score
 
-RUNS = ((0.5, 1.0), (0.5, 0.25))
+RUNS = ((0.3, 1.0), (0.3, 4.0), (0.4, 1.0))
 """Share of the steps, and how hot. The first run begins with the greedy choice, the others with the best so far."""
 HOT, COLD = 0.1, 0.0002
 """The temperature falls from one share of the overhead at hand to the other."""
