@@ -32,8 +32,8 @@ class InTurn:
         """The next point, None when all were asked for."""
         return self._open.pop(0) if self._open else None
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
-        """Remember a trial; how well it is known is of no use here."""
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
+        """Remember a trial."""
         self.told.append((dict(point), latency_s, energy_j))
         self._open = [other for other in self._open if other != point]
 

@@ -67,16 +67,8 @@ class Searcher(Protocol):
         """The next point to try, None when no more are worth it; raises `Infeasible`."""
         ...
 
-    def tell(
-        self,
-        point: Mapping[str, float],
-        latency_s: float,
-        energy_j: float,
-        *,
-        latency_deviation: float | None = None,
-        energy_deviation: float | None = None,
-    ) -> None:
-        """What a trial measured, and how well: deviations of the logs, None if unknown. Raises `UnknownPoint`."""
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
+        """What a trial measured; raises `UnknownPoint`."""
         ...
 
     def forget(self) -> None:

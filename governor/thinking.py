@@ -60,13 +60,8 @@ class Thinking:
         if self._search is None or record.energy_j is None or record.latency_s is None or not measured(record):
             return
         try:
-            self._search.tell(
-                record.point,
-                record.latency_s,
-                record.energy_j,
-                latency_deviation=record.latency_deviation,
-                energy_deviation=record.energy_deviation,
-            )
+            # Told of the trial's half-widths too, it ended farther from the optimum: docs/search.md.
+            self._search.tell(record.point, record.latency_s, record.energy_j)
         except (UnknownPoint, ValueError) as error:
             # A history that somebody wrote by hand must not stop the governor.
             log.warning("a trial of the history teaches nothing: %s", error)

@@ -15,9 +15,6 @@ from .latency import HOPELESS, ModelWindow, busy_at_load, latency_at_load_s, lat
 BEYOND = 1.1
 """Times its limit: told of a point that was proved to break its objective while the replay still thinks it keeps it."""
 
-WIDE = 4.0
-"""Standard deviations in a half-width that holds at every look at a window of some seconds (`sequential`)."""
-
 TRAFFIC = frozenset({"load", "idle", "backlog"})
 """Reasons of invalid trials that lie in the traffic: it changed, there was none, or too much of it was waiting."""
 
@@ -66,16 +63,6 @@ class TrialRecord:
     latency_half_width: float | None = None
     """The same of `latency_s`, of its wider side."""
 
-    @property
-    def energy_deviation(self) -> float | None:
-        """One standard deviation of the log of `energy_j`; None if nobody knows."""
-        return None if self.energy_half_width is None else self.energy_half_width / WIDE
-
-    @property
-    def latency_deviation(self) -> float | None:
-        """The same of `latency_s`."""
-        return None if self.latency_half_width is None else self.latency_half_width / WIDE
-
     def invalidated(self, reason: str) -> TrialRecord:
         """The same trial as one that measured nothing that can be trusted."""
         return TrialRecord(self.point, Invalid(reason), window_s=self.window_s, requests=self.requests)
@@ -123,9 +110,7 @@ class Evidence:
         share, measured = max(shares), max(_measured(model) for model in models)
         width = _half_width(shares, models)
         if self.broken:
-            replayed, share = share, max(share, measured, BEYOND)
-            # The window and its replay disagree by so much.
-            width = max(width or 0.0, share / replayed - 1)
+            share = max(share, measured, BEYOND)
         if self.failed:
             share = max(share, 1.0 + (HOPELESS - 1.0) * self.failed / (self.failed + requests))
         unit_s = models[0].slo.limit_s

@@ -173,13 +173,7 @@ class Forecast:
                 if _known(figures):
                     before[number] = figures
             try:
-                self._search.tell(
-                    record.point,
-                    record.latency_s or math.nan,
-                    record.energy_j or math.nan,
-                    latency_deviation=record.latency_deviation,
-                    energy_deviation=record.energy_deviation,
-                )
+                self._search.tell(record.point, record.latency_s or math.nan, record.energy_j or math.nan)
             except (UnknownPoint, ValueError) as error:
                 log.warning("trial %d teaches nothing: %s", number + 1, error)
         return before

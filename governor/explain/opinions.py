@@ -31,16 +31,8 @@ class Forecaster(Protocol):
         """Every candidate."""
         ...
 
-    def tell(
-        self,
-        point: Mapping[str, float],
-        latency_s: float,
-        energy_j: float,
-        *,
-        latency_deviation: float | None = None,
-        energy_deviation: float | None = None,
-    ) -> None:
-        """What a trial measured, and how well; raises `UnknownPoint` or `ValueError`."""
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
+        """What a trial measured; raises `UnknownPoint` or `ValueError`."""
         ...
 
     def predict(self, points: Sequence[Mapping[str, float]]) -> list[Predicted]:

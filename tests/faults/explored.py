@@ -48,7 +48,7 @@ class Reckless:
         pool = self._surface.good if self._draw.randrange(ONE_BAD_IN) else self._surface.bad
         return dict(self._draw.choice(pool))
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
         """Remember the last figures of each point."""
         self.told[tuple(point.values())] = Best(dict(point), energy_j, latency_s, 1.0)
 

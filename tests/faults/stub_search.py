@@ -33,7 +33,7 @@ class StubSearch:
         number = next(self._numbers)
         return {name: values[-1 - number % len(values)] for name, values in self.knobs.items()}
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
         """Learns nothing."""
 
     def forget(self) -> None:

@@ -154,7 +154,7 @@ class World(Simulation):
         world = self
 
         class Noting(StubSearch):
-            def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
+            def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
                 world.told.append((dict(point), latency_s, energy_j))
 
             def forget(self) -> None:

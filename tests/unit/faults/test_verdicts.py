@@ -47,7 +47,7 @@ class Astray(Obstinate):
 class Deaf(InTurn):
     """Takes no figure for one that can be."""
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
         """Refuses."""
         raise ValueError(f"latency_s must be finite and positive, got {math.nan}")
 

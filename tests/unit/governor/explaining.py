@@ -62,7 +62,7 @@ class Formula:
         self.told: list[Point] = []
         self._slo_s = slo_s
 
-    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float, **_: float | None) -> None:
+    def tell(self, point: Mapping[str, float], latency_s: float, energy_j: float) -> None:
         if not (latency_s > 0 and energy_j > 0):
             raise ValueError("not a measurement")
         self.told.append(dict(point))

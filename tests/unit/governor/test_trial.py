@@ -138,25 +138,6 @@ def test_a_trial_is_judged_again_at_the_load_known_later() -> None:
     assert (now.requests, now.point) == (later.requests, POINT)
 
 
-def test_how_well_a_trial_is_known_is_told_as_a_standard_deviation() -> None:
-    """Its intervals hold at every look, so that a quarter of them is one deviation; what nobody knows is not told."""
-    record = TrialRecord(POINT, Feasible(), 1.0, 0.05, energy_half_width=0.06, latency_half_width=0.2)
-    assert (record.energy_deviation, record.latency_deviation) == pytest.approx((0.015, 0.05))
-    assert (TrialRecord(POINT, Feasible()).energy_deviation, TrialRecord(POINT, Feasible()).latency_deviation) == (
-        None,
-        None,
-    )
-
-
-def test_a_window_that_its_replay_does_not_explain_is_known_badly() -> None:
-    """Proved broken while the replay keeps the objective: the latency told reaches as far down as the replay."""
-    evidence = Evidence(tuple(ticks([7, 8, 6, 9, 7, 8])), {"m_0_0": slow_spells(100)}).bounded()
-    calm, broken = evidence.record(POINT), replace(evidence, broken=True).record(POINT)
-    assert calm.outcome == Feasible()
-    assert broken.outcome == Violated()
-    assert (broken.latency_s or 0) / (1 + (broken.latency_half_width or 0)) <= (calm.latency_s or 0) * 1.001
-
-
 def slow_spells(number: int) -> ModelWindow:
     """Requests of which one in ten took three times what its batch took to execute."""
     late = [
