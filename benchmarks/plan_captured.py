@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from finetune.capture import Captured, capture
+from finetune.capturing.models import load
 from finetune.errors import GraphInvalid
-from finetune.limits import ROOMY, limits_of
-from finetune.models import load
+from finetune.planning.limits import ROOMY, limits_of
 from finetune.problem import Limits, Problem
 from finetune.profile import Profile, problem_of, profile
-from finetune.profile_file import read_profile, write_profile
+from finetune.profiling.profile_file import read_profile, write_profile
 
 FOLDER = Path("out/bench/plan/profiles")
 BATCHES = {"bert_base": 4, "resnet18": 8}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetune.poet import load_graph
+from finetune.poet.graph_file import load_graph
 from finetune.problem import Problem, Semantics
 
 from . import plan_captured

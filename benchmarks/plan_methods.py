@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.plan import Plan, plan
-from finetune.poet_matrices import Matrices, judge, matrices
+from finetune.poet.matrices import Matrices, judge, matrices
 from finetune.problem import Only, Problem
 from finetune.replay import replay
 from finetune.schedule import Schedule

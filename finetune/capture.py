@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from .assembly import Assembly
-from .captured import Accumulate, Action, Assign, Call, Captured, Loss, Step
+from .capturing.assembly import Assembly
+from .capturing.captured import Accumulate, Action, Assign, Call, Captured, Loss, Step
+from .capturing.storages import find_storages
+from .capturing.tidy import tidy
+from .capturing.torch_private import Role, input_role, trace_step
 from .errors import CaptureRefused
-from .storages import find_storages
-from .tidy import tidy
-from .torch_private import Role, input_role, trace_step
 
 __all__ = ["Accumulate", "Action", "Assign", "Call", "Captured", "Loss", "Step", "capture"]
 

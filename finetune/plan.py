@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .accepted import Accepted, accept
-from .coarse import coarsen
-from .paging import page_everything
-from .poet_matrices import Matrices
+from .planning.accepted import Accepted, accept
+from .planning.coarse import coarsen
+from .planning.paging import page_everything
+from .planning.smallest import impossible, smallest_budget, with_budget
+from .poet.matrices import Matrices
 from .problem import Only, Problem, Semantics
 from .schedule import Schedule, keep_everything
-from .smallest import impossible, smallest_budget, with_budget
 
 Status = Literal["optimal", "bounded", "feasible", "infeasible", "unknown"]
 """`optimal`: the gap is closed. `bounded`: a bound above zero is proven. `feasible`: nothing is proven of the schedule.

@@ -16,7 +16,7 @@ from telemetry.durable import replace
 from .errors import PlanInvalid, PlanMismatch
 from .graph import Graph
 from .plan import Plan, Status
-from .poet_matrices import Matrices
+from .poet.matrices import Matrices
 from .problem import Semantics
 from .schedule import schedule_of
 

@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from .graph import Graph
-from .limits import plain_step
 from .plan import Plan
+from .planning.limits import plain_step
 from .problem import Problem
 from .replay import replay
 from .schedule import Schedule, begins_on_storage

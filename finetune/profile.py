@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from .capture import Accumulate, Assign, Call, Captured
-from .channel import PIECE_BYTES, PagingFile, Speeds, measure_speeds
-from .energy import ASSUMED, Counter, Meter, Power
+from .capturing.operations import Operations
+from .capturing.optimizer import Rule
+from .capturing.torch_private import recording_memory
+from .capturing.updates import UpdateCost, measure_updates
 from .errors import GraphInvalid
 from .graph import Graph, Op
-from .operations import Operations
-from .optimizer import Rule
 from .problem import Costs, Limits, Problem, Semantics
-from .torch_private import recording_memory
-from .updates import UpdateCost, measure_updates
+from .profiling.channel import PIECE_BYTES, PagingFile, Speeds, measure_speeds
+from .profiling.energy import ASSUMED, Counter, Meter, Power
 
 REPEATS = 5
 METERED_SHARE = 0.01

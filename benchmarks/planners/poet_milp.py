@@ -22,7 +22,7 @@ import highspy
 import numpy as np
 
 from finetune.errors import ScheduleInvalid
-from finetune.poet_matrices import Matrices
+from finetune.poet.matrices import Matrices
 from finetune.problem import Problem
 from finetune.replay import replay
 from finetune.schedule import Schedule

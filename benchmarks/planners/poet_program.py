@@ -17,7 +17,7 @@ import highspy
 import numpy as np
 import numpy.typing as npt
 
-from finetune.poet_matrices import Matrices
+from finetune.poet.matrices import Matrices
 from finetune.problem import Problem
 from finetune.schedule import Entry, Schedule, with_frees
 

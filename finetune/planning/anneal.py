@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from finetune.accepted import accept
+from finetune.planning.accepted import accept
 from finetune.problem import Only, Problem
 from finetune.schedule import Entry, Schedule, with_frees
 

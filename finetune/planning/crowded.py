@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..poet_matrices import edges_of, matrices, ram_bytes
+from ..poet.matrices import edges_of, matrices, ram_bytes
 from ..problem import Problem
 from ..schedule import Schedule
 from .hoist import bytes_along

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from ..accepted import Accepted, accept
 from ..problem import Problem
 from ..schedule import Entry, Schedule, begins_on_storage
+from .accepted import Accepted, accept
 
 MARGINS = (1.0, 2.0, 5.0)
 """How much longer than itself a read is begun before its use: writes share the channel, so several are tried."""

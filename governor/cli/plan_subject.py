@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.limits import ROOMY, limits_of
-from finetune.platforms import load_platform, platform_names
-from finetune.poet import load_graph
+from finetune.planning.limits import ROOMY, limits_of
+from finetune.poet.graph_file import load_graph
+from finetune.poet.platforms import load_platform, platform_names
 from finetune.problem import Limits, Problem
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def _of_graph(args: argparse.Namespace) -> Subject:
 
 def _of_model(args: argparse.Namespace) -> Subject:
     from finetune.capture import capture
-    from finetune.models import load
-    from finetune.optimizer import with_optimizer
+    from finetune.capturing.models import load
+    from finetune.capturing.optimizer import with_optimizer
 
     if args.semantics == "poet":
         raise ValueError("--semantics poet is for --graph: POET knows neither weights nor ops of several outputs")
@@ -63,7 +63,7 @@ def _of_model(args: argparse.Namespace) -> Subject:
 
 
 def _on_platform(captured: Captured, graph: Graph, name: str) -> Subject:
-    from finetune.flops import flops_of
+    from finetune.profiling.flops import flops_of
 
     platform = load_platform(name)
     sizes = [storage.size_bytes for storage in graph.storages]
@@ -81,7 +81,7 @@ def _on_profile(graph: Graph, args: argparse.Namespace, profile: Profile) -> Sub
 def _profile(captured: Captured, args: argparse.Namespace) -> Profile:
     """The profile that `--platform` names, else one measured here and, if asked for, kept."""
     from finetune.profile import profile
-    from finetune.profile_file import read_profile, write_profile
+    from finetune.profiling.profile_file import read_profile, write_profile
 
     if args.platform:
         return read_profile(Path(args.platform))

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from finetune.capture import capture
-from finetune.models import load
+from finetune.capturing.models import load
+from finetune.capturing.torch_private import recording_memory
 from finetune.problem import Limits
 from finetune.profile import problem_of, profile
 from finetune.replay import replay
 from finetune.schedule import keep_everything
-from finetune.torch_private import recording_memory
 from tests.unit.finetune.captured_steps import eager, planned
 
 pytestmark = [pytest.mark.external, pytest.mark.timeout(900)]

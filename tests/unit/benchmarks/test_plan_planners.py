@@ -18,7 +18,7 @@ from benchmarks.planners.chains import blocks
 from benchmarks.planners.lowering import NoSchedule, saved, usage
 from benchmarks.planners.poet_milp import solve
 from benchmarks.planners.pofo import pofo
-from finetune.poet_matrices import judge
+from finetune.poet.matrices import judge
 from finetune.problem import Limits, Problem, Semantics
 from finetune.replay import replay
 from finetune.schedule import Schedule

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.capture import Accumulate, Assign, Call, Captured
-from finetune.operations import Operations
+from finetune.capturing.operations import Operations
 
 
 class Residual(nn.Module):

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from finetune.graph import Graph, Op, Storage
-from finetune.limits import ROOMY, plain_step
-from finetune.paging import working_set
+from finetune.planning.limits import ROOMY, plain_step
+from finetune.planning.paging import working_set
 from finetune.problem import Costs, Limits, Problem, Semantics
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from finetune.accepted import accept
 from finetune.graph import Graph, Op, Storage
+from finetune.planning.accepted import accept
 from finetune.planning.anneal import anneal
 from finetune.problem import Costs, Limits, Problem
 from finetune.replay import replay

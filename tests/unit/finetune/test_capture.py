@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from finetune.capture import capture
+from finetune.capturing.storages import Geometry
 from finetune.errors import CaptureRefused
 from finetune.problem import Costs, Limits, Problem
 from finetune.replay import replay
 from finetune.schedule import keep_everything
-from finetune.storages import Geometry
 from tests.unit.finetune.captured_steps import Attention, Residual, eager, flat_cross_entropy, planned
 
 cross_entropy = nn.functional.cross_entropy

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from finetune.coarse import coarsen
 from finetune.errors import ScheduleInvalid
 from finetune.graph import Graph, Op, Storage
+from finetune.planning.coarse import coarsen
 from finetune.problem import Costs, Limits, Problem
 from finetune.replay import Replayed, replay
 from finetune.schedule import Entry, Schedule, keep_everything, with_frees

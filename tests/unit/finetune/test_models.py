@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from finetune.capture import capture
+from finetune.capturing.models import load
+from finetune.capturing.torch_private import check_torch
 from finetune.errors import CaptureRefused, UnsupportedTorch
-from finetune.models import load
-from finetune.torch_private import check_torch
 from model_repository.architectures import UnknownArchitecture
 
 FACTORY = """

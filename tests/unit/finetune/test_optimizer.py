@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from finetune.capture import Accumulate, Call, Captured, capture
+from finetune.capturing.operations import Operations
+from finetune.capturing.optimizer import STATES, Rule, with_optimizer
+from finetune.capturing.updates import UPDATES, adam
 from finetune.errors import GraphInvalid
 from finetune.graph import Graph, Op, Storage
-from finetune.operations import Operations
-from finetune.optimizer import STATES, Rule, with_optimizer
-from finetune.updates import UPDATES, adam
 from tests.unit.finetune.captured_steps import Attention, flat_cross_entropy
 
 BATCH = (torch.arange(12).view(2, 6) % 11, (torch.arange(12).view(2, 6) * 5) % 11)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from finetune.plan_file import read_plan
-from finetune.poet import parse_graph
-from finetune.poet_matrices import Matrices, judge
+from finetune.poet.graph_file import parse_graph
+from finetune.poet.matrices import Matrices, judge
 from finetune.replay import replay
 from governor.cli import DONE, NO, USAGE, main
 from tests.unit.finetune.steps import poet_file

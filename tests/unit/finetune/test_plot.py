@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune.limits import ROOMY
+from finetune.planning.limits import ROOMY
 from finetune.plot import ABSENT, AGAIN, COMPUTED, FREED, IN_RAM, ON_STORAGE, READ, WRITTEN, ram_bytes, states
 from finetune.replay import replay
 from finetune.schedule import keep_everything, schedule_of

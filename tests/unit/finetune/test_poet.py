@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.accepted import accept
 from finetune.errors import GraphInvalid
 from finetune.graph import Graph, Op, Storage
-from finetune.limits import plain_step
-from finetune.paging import page_everything
-from finetune.platforms import load_platform, platform_names
-from finetune.poet import load_graph, parse_graph
-from finetune.poet_matrices import Matrices, edges_of, judge, listed, matrices, ram_bytes
+from finetune.planning.accepted import accept
+from finetune.planning.limits import plain_step
+from finetune.planning.paging import page_everything
+from finetune.poet.graph_file import load_graph, parse_graph
+from finetune.poet.matrices import Matrices, edges_of, judge, listed, matrices, ram_bytes
+from finetune.poet.platforms import load_platform, platform_names
 from finetune.problem import Limits, Problem
 from finetune.replay import replay
 from finetune.schedule import keep_everything, schedule_of

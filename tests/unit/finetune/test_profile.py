@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from finetune.capture import Captured, capture
-from finetune.channel import PagingFile, filesystem_of, measure_speeds
-from finetune.energy import Meter, Power
+from finetune.capturing.optimizer import with_optimizer
+from finetune.capturing.torch_private import recording_memory
 from finetune.errors import GraphInvalid
-from finetune.optimizer import with_optimizer
 from finetune.problem import Limits
 from finetune.profile import Profile, problem_of, profile
-from finetune.profile_file import read_profile, write_profile
+from finetune.profiling.channel import PagingFile, filesystem_of, measure_speeds
+from finetune.profiling.energy import Meter, Power
+from finetune.profiling.profile_file import read_profile, write_profile
 from finetune.replay import replay
 from finetune.schedule import keep_everything
-from finetune.torch_private import recording_memory
 from telemetry.board_page import BoardReading
 from tests.unit.finetune.captured_steps import Residual, planned
 

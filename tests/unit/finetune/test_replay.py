@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from finetune.errors import ScheduleInvalid
 from finetune.graph import Graph, Op, Storage
-from finetune.paging import page_everything, working_set
+from finetune.planning.paging import page_everything, working_set
 from finetune.problem import Costs, Limits, Problem
 from finetune.replay import Replayed, replay
 from finetune.schedule import Entry, Schedule, keep_everything, schedule_of

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from finetune.accepted import accept
 from finetune.graph import Graph, Op, Storage
+from finetune.planning.accepted import accept
 from finetune.planning.highs import relax
 from finetune.planning.hoist import hoisted
 from finetune.planning.model import StageEnd

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .graph import Graph
-from .problem import Problem
-from .schedule import Entry, Schedule, with_frees
+from ..graph import Graph
+from ..problem import Problem
+from ..schedule import Entry, Schedule, with_frees
 
 
 @dataclass(frozen=True, slots=True)

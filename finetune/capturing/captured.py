@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from .graph import Graph
+from ..graph import Graph
 from .storages import Memory
 from .torch_private import Role
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .capture import Accumulate, Assign, Call, Captured
-from .graph import Op
+from ..capture import Accumulate, Assign, Call, Captured
+from ..graph import Op
 
 
 class Operations:

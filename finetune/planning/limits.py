@@ -7,9 +7,9 @@ import math
 import re
 from dataclasses import replace
 
-from .problem import Limits, Problem
-from .replay import Replayed, replay
-from .schedule import keep_everything
+from ..problem import Limits, Problem
+from ..replay import Replayed, replay
+from ..schedule import keep_everything
 
 ROOMY = 1 << 62
 """A budget that nothing exceeds."""

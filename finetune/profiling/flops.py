@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
-from .capture import Call, Captured
-from .graph import Graph, Op
+from ..capture import Call, Captured
+from ..graph import Graph, Op
 
 ELEMENT_BYTES = 4
 PER_ELEMENT = {"sgd": 2.0, "momentum": 4.0, "adam": 12.0}

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from .errors import GraphInvalid
-from .problem import Costs
+from ..errors import GraphInvalid
+from ..problem import Costs
 
 FOLDER = Path(__file__).parent / "platforms"
 Origin = Literal["published", "derived"]

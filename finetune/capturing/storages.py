@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .errors import CaptureRefused
+from ..errors import CaptureRefused
 from .torch_private import faking, storage_key
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..problem import Only, Problem
+from ..schedule import keep_everything
 from .accepted import accept
 from .paging import page_everything, working_set
-from .problem import Only, Problem
-from .schedule import keep_everything
 
 HALVINGS = 8
 """The smallest budget is searched to a part in 256 of the range in question."""
@@ -46,7 +46,7 @@ def smallest_budget(problem: Problem, seed: int = 0, only: Only = "both") -> int
 
 def _halve(problem: Problem, least: int, most: int, seed: int, only: Only) -> int:
     """The smallest budget from `least` to `most` for which a short search finds a schedule; `most` is known to do."""
-    from .planning.anneal import anneal
+    from .anneal import anneal
 
     for _ in range(HALVINGS):
         if least >= most:

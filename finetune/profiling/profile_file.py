@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 from telemetry.durable import replace
 
+from ..capturing.optimizer import STATES
+from ..capturing.updates import UpdateCost
+from ..errors import GraphInvalid
+from ..profile import OpCost, Profile
 from .channel import Speeds
 from .energy import Power
-from .errors import GraphInvalid
-from .optimizer import STATES
-from .profile import OpCost, Profile
-from .updates import UpdateCost
 
 FORMAT = 1
 _SCALARS = {"graph_digest": str, "machine": str, "torch": str, "threads": int, "repeats": int}

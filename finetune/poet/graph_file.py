@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import GraphInvalid
-from .graph import Graph, Op, Phase, Storage
+from ..errors import GraphInvalid
+from ..graph import Graph, Op, Phase, Storage
+from ..problem import Costs, Limits, Problem, Semantics
 from .platforms import load_platform
-from .problem import Costs, Limits, Problem, Semantics
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from model_repository.architectures import TensorSpec, architecture
 
-from .capture import Loss
-from .errors import CaptureRefused
+from ..capture import Loss
+from ..errors import CaptureRefused
 
 
 def load(name: str, batch: int, seed: int = 0) -> tuple[nn.Module, Loss | None, tuple[Tensor, ...]]:

@@ -8,8 +8,8 @@ import operator
 import torch
 from torch.fx import GraphModule, Node
 
+from ..errors import CaptureRefused
 from .dropout import dropout, dropout_backward
-from .errors import CaptureRefused
 
 aten = torch.ops.aten
 OURS = {dropout, dropout_backward}

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import Graph
-from .problem import Problem
-from .schedule import Entry, Schedule, with_frees
+from ..graph import Graph
+from ..problem import Problem
+from ..schedule import Entry, Schedule, with_frees
 
 Bits = NDArray[np.bool_]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from ..errors import CaptureRefused
+from ..graph import Graph, Kind, Op, Phase, Storage
 from .captured import Accumulate, Action, Assign, Call, Captured
-from .errors import CaptureRefused
-from .graph import Graph, Kind, Op, Phase, Storage
 from .storages import Memory
 from .tidy import OURS
 from .torch_private import Role, is_backward, output_roles, storage_key

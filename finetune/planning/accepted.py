@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import ScheduleInvalid
-from .poet_matrices import Matrices, judge, listed, matrices
-from .problem import Problem
-from .replay import Replayed, replay
-from .schedule import Schedule
+from ..errors import ScheduleInvalid
+from ..poet.matrices import Matrices, judge, listed, matrices
+from ..problem import Problem
+from ..replay import Replayed, replay
+from ..schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from .errors import CaptureRefused, UnsupportedTorch
+from ..errors import CaptureRefused, UnsupportedTorch
 
 KNOWN = ("2.13",)
 """Minor versions of torch whose capture the tests have seen work."""

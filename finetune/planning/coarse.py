@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .graph import Graph, Op
-from .problem import Costs, Problem
-from .schedule import Entry, Schedule, with_frees
+from ..graph import Graph, Op
+from ..problem import Costs, Problem
+from ..schedule import Entry, Schedule, with_frees
 
 TINY_BYTES = 64 << 10
 TINY_SHARE = 0.002

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .errors import GraphInvalid
-from .graph import Graph, Op, Storage
+from ..errors import GraphInvalid
+from ..graph import Graph, Op, Storage
 
 Rule = Literal["sgd", "momentum", "adam"]
 
