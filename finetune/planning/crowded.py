@@ -2,8 +2,8 @@
 """Recomputations that exceed the budget inside a stage: where they are, and rows that make room for them.
 
 The stage-end program counts RAM only at each stage's own op. Where a schedule is refused for what happens before it,
-these rows count RAM there as well, for the order in which an answer is read: reads, then ops ascending. They may forbid
-what another order allows, so they serve to find schedules and prove nothing.
+`leave_room` counts RAM there as well, for the order in which an answer is read: reads, then ops ascending. Its rows may
+forbid what another order allows, so they serve to find schedules and prove nothing. Rows that prove: `moments.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from ..problem import Problem
 from ..schedule import Schedule
 from .hoist import bytes_along
 from .model import ALWAYS, Name, Row, StageEnd
-
-Moment = tuple[int, int]
-"""A stage, and an op that runs in it."""
+from .moments import Moment, occupied
 
 
 def crowded_in(problem: Problem, schedule: Schedule) -> set[Moment]:
@@ -28,21 +26,21 @@ def crowded_in(problem: Problem, schedule: Schedule) -> set[Moment]:
     if problem.semantics == "poet":
         sizes = [graph.storages[op.outputs[0]].size_bytes for op in graph.ops]
         used = ram_bytes(sizes, edges_of(graph), matrices(graph, schedule))
-        return {(int(stage), int(op)) for stage, op in np.argwhere(used > budget_bytes) if op <= stage}
+        return {Moment(int(stage), int(op)) for stage, op in np.argwhere(used > budget_bytes) if op <= stage}
     stage = 0
     found = set()
     for entry, held_bytes in zip(schedule, bytes_along(problem, schedule), strict=True):
         if entry.act == "C":
             if held_bytes > budget_bytes:
-                found.add((stage, entry.number))
+                found.add(Moment(stage, entry.number))
             stage += entry.number == stage
     return found
 
 
 def leave_room(program: StageEnd, moments: Iterable[Moment]) -> None:
     """Add the rows of these moments to a program."""
-    for stage, op in sorted(moments):
-        _row(program, stage, op)
+    for moment in sorted(moments, key=lambda moment: (moment.stage, moment.op)):
+        _row(program, moment.stage, moment.op)
 
 
 def _row(program: StageEnd, stage: int, op: int) -> None:
@@ -52,9 +50,7 @@ def _row(program: StageEnd, stage: int, op: int) -> None:
     if runs is None:
         return
     found = graph.ops[op]
-    fixed = sum(map(program.size, {*found.inputs, *found.outputs, *program.stages.fixed}))
-    if program.problem.semantics == "real":
-        fixed += program.problem.costs.workspace_bytes[op] // program.grain
+    fixed = occupied(program, op)
     terms = []
     for storage in range(len(graph.storages)):
         if storage in program.stages.fixed or storage in {*found.inputs, *found.outputs} or not program.size(storage):

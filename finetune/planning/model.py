@@ -167,6 +167,8 @@ class StageEnd:
         """Whether staying is a question: it is not where it costs nothing and the storage is there anyway."""
         if not self.size(storage) or storage in self.stages.tiny:
             return False
+        if self.stages.every:
+            return True
         if any(self.tight[stage] for stage in self.covered(storage, begin, end)):
             return True
         if begin < 0:

@@ -17,10 +17,11 @@ from ..problem import Only, Problem
 from ..replay import replay
 from ..schedule import Schedule
 from .cpsat import Answer, solve
-from .crowded import Moment, crowded_in, leave_room
+from .crowded import crowded_in, leave_room
 from .highs import Relaxed, relax
 from .hoist import best_hoisted
 from .model import StageEnd
+from .moments import Moment, count_at
 from .reading import schedule_from
 from .stages import stages_of
 
@@ -28,6 +29,8 @@ TOLERANCE = 1e-6
 """A gap is called closed when it is at most this share of the overhead: costs are rounded down to whole units."""
 REPAIRS = 8
 """Solves with ever more rows for refused answers."""
+INSIDE_OPS = 150
+"""Up to here RAM inside the stages is counted too, where that is what keeps a proof open."""
 UNITS = 10**9
 """Units of the objective in the cap, so that rounding many costs down stays far below the tolerance."""
 
@@ -54,10 +57,12 @@ def prove(
     effort: float = 30.0,
     only: Only = "both",
     until_s: float | None = None,
+    inside: bool = True,
     progress: Callable[[float | None, float], None] | None = None,
 ) -> Proof:
     """A lower bound on the overhead, and the best schedule found, within `effort` deterministic seconds.
 
+    `inside`: count RAM inside the stages too, where that keeps the proof of a small step open.
     `until_s`: wall seconds from now after which it stops all the same. `progress` sees the best overhead and the bound,
     in joules, whenever one of them improves. Raises `ScheduleInvalid` for a hint that `replay` refuses.
     """
@@ -75,9 +80,12 @@ def prove(
     while search.open and search.best_j > 0 and search.spent < effort and left_s() != 0:
         search.prove(effort - search.spent, left_s())
     for _ in range(REPAIRS):
-        if not search.refused or search.spent >= effort or left_s() == 0:
+        if search.refused <= search.crowded or search.spent >= effort or left_s() == 0:
             break
         search.repair(effort - search.spent, left_s())
+    search.open = inside and bool(search.crowded) and not search.closed and len(problem.graph.ops) <= INSIDE_OPS
+    while search.open and search.spent < effort and left_s() != 0:
+        search.inside(effort - search.spent, left_s())
     return search.proof()
 
 
@@ -122,7 +130,7 @@ class _Search:
             self._nothing(cap_j, "no schedule fits the limits")
             return
         self._raise_bound(answer.bound * unit_j, cap_j)
-        self.open = not self._closed() and not answer.exhausted
+        self.open = not self.closed and not answer.exhausted
 
     def repair(self, effort: float, seconds: float | None) -> None:
         """Solve again with rows for the moments at which cheaper answers, read as schedules, exceeded the budget."""
@@ -132,6 +140,22 @@ class _Search:
         if not program.model.infeasible:
             leave_room(program, self.crowded)
             self._solve(program, self.best_j, None, effort, seconds)
+
+    def inside(self, effort: float, seconds: float | None) -> None:
+        """Solve with RAM counted at the crowded moments too, in whatever order a stage does its work."""
+        program = self._program(self.best_j, self.only, every=True)
+        if program.model.infeasible:
+            return
+        for moment in sorted(self.crowded, key=lambda moment: (moment.stage, moment.op)):
+            count_at(program, moment)
+        self.refused = set()
+        relaxed = relax(program.model, seconds)
+        self.spent += relaxed.effort
+        self._raise_bound(relaxed.bound * program.model.unit_j, self.best_j)
+        answer = self._solve(program, self.best_j, relaxed, max(0.0, effort - relaxed.effort), seconds)
+        self._raise_bound(self.best_j if answer.bound is None else answer.bound * program.model.unit_j, self.best_j)
+        self.open = not self.closed and answer.exhausted and not self.refused <= self.crowded
+        self.crowded |= self.refused
 
     def _solve(
         self,
@@ -162,7 +186,7 @@ class _Search:
         """No schedule has an overhead up to the cap."""
         self._raise_bound(cap_j, cap_j)
         self.infeasible = why if math.isinf(cap_j) else ""
-        self.open = not self.infeasible and not self._closed()
+        self.open = not self.infeasible and not self.closed
 
     def _cap_j(self, seconds: float | None) -> float:
         """What the next solve looks at: everything up to the best, unless the best may be far off."""
@@ -184,9 +208,9 @@ class _Search:
             self.latest = cap_j, program, relaxed
         return self.latest[1:]
 
-    def _program(self, cap_j: float, only: Only, unhurried: bool = False) -> StageEnd:
+    def _program(self, cap_j: float, only: Only, unhurried: bool = False, every: bool = False) -> StageEnd:
         scale_j = cap_j if math.isfinite(cap_j) else self.problem.base_energy_j
-        stages = stages_of(self.problem, cap_j=cap_j, only=only)
+        stages = stages_of(self.problem, cap_j=cap_j, only=only, every=every)
         return StageEnd(self.problem, stages, max(scale_j, 1e-300) / UNITS, unhurried=unhurried)
 
     def _judge(self, program: StageEnd, values: Sequence[bool]) -> None:
@@ -194,7 +218,7 @@ class _Search:
         schedule = schedule_from(program, values)
         found = best_hoisted(self.problem, schedule)
         if found is None:
-            self.refused |= crowded_in(self.problem, schedule) - self.crowded
+            self.refused |= crowded_in(self.problem, schedule)
         elif found.replayed.overhead_j < self.best_j:
             self.best_j, self.best = found.replayed.overhead_j, found.schedule
             self._report()
@@ -210,10 +234,12 @@ class _Search:
         if self.progress is not None:
             self.progress(self.best_j if math.isfinite(self.best_j) else None, min(self.bound_j, self.best_j))
 
-    def _closed(self) -> bool:
+    @property
+    def closed(self) -> bool:
+        """Whether best and bound meet."""
         return math.isfinite(self.best_j) and self.best_j <= self.bound_j * (1 + TOLERANCE)
 
     def proof(self) -> Proof:
         """What was found."""
         bound_j = math.inf if self.infeasible else min(self.bound_j, self.best_j)
-        return Proof(bound_j, self.best, self._closed() or self.best_j == 0, self.spent, self.infeasible)
+        return Proof(bound_j, self.best, self.closed or self.best_j == 0, self.spent, self.infeasible)

@@ -23,7 +23,8 @@ class Stages:
     `needs`: the storages that each stage's first execution reads. `again`: the stages in which an op may run a second
     time. `events`: the stages in which a storage may come or go. `last`: the last stage that can need a storage.
     `fixed`: the storages that lie in RAM throughout. `paged`: those that may go to storage. `tiny`: those not worth a
-    question, left in RAM once they are made; a bound counts them as nothing.
+    question, left in RAM once they are made; a bound counts them as nothing. `every`: what happens
+    inside a stage counts too.
     """
 
     needs: tuple[frozenset[int], ...]
@@ -33,6 +34,7 @@ class Stages:
     fixed: frozenset[int]
     paged: frozenset[int]
     tiny: frozenset[int]
+    every: bool = False
 
 
 LARGE_OPS = 300
@@ -41,8 +43,11 @@ TINY_SHARE = 1e-4
 """Of the budget: a storage smaller than this is tiny."""
 
 
-def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
-    """The stages of a problem whose schedules of an overhead above `cap_j` are of no interest."""
+def stages_of(problem: Problem, *, cap_j: float, only: Only = "both", every: bool = False) -> Stages:
+    """The stages of a problem whose schedules of an overhead above `cap_j` are of no interest.
+
+    `every`: a storage may come or go in any stage, as it must where RAM inside the stages counts too.
+    """
     graph, costs = problem.graph, problem.costs
     end = len(graph.ops)
     tiny = _tiny(problem)
@@ -73,25 +78,31 @@ def stages_of(problem: Problem, *, cap_j: float, only: Only = "both") -> Stages:
     last = [max((stage for stage in (*users, -1)), default=-1) for users in graph.users]
     for storage in needs[end]:
         last[storage] = end
+    # Right after its first run an op need not run again, unless it makes room inside the next stage.
+    soonest = 1 if every else 2
     reach = [0] * end
     for number in range(end - 1, -1, -1):
         op = graph.ops[number]
         if able[number]:
             reach[number] = min(until[number], max((last[storage] for storage in op.outputs), default=0))
-        if reach[number] >= number + 2:
+        if reach[number] >= number + soonest:
             for storage in op.inputs:
                 last[storage] = max(last[storage], reach[number])
-    twice = [value >= number + 2 for number, value in enumerate(reach)]
-    acts = _events(problem, needs, [until[number] if twice[number] else None for number in range(end)], fixed)
+    twice = [value >= number + soonest for number, value in enumerate(reach)]
+    acts = [tuple(range(end + 1))] * len(graph.storages)
+    if not every:
+        acts = _events(problem, needs, [until[number] if twice[number] else None for number in range(end)], fixed)
     events = tuple(
         tuple(stage for stage in acts[number] if (_made(problem, number) < stage <= last[number]))
         for number in range(len(graph.storages))
     )
     again = tuple(
-        tuple(stage for stage in (acts[op.outputs[0]] if op.outputs else ()) if number + 2 <= stage <= reach[number])
+        tuple(
+            stage for stage in (acts[op.outputs[0]] if op.outputs else ()) if number + soonest <= stage <= reach[number]
+        )
         for number, op in enumerate(graph.ops)
     )
-    return Stages(tuple(needs), again, events, tuple(last), fixed, paged, tiny)
+    return Stages(tuple(needs), again, events, tuple(last), fixed, paged, tiny, every)
 
 
 def _tiny(problem: Problem) -> frozenset[int]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -165,6 +166,36 @@ def test_hoisted_reads_hide_behind_computing() -> None:
     late, early = replay(slow, schedule), replay(slow, hoisted(slow, schedule))
     assert early.step_time_s < late.step_time_s
     assert early.overhead_j == late.overhead_j
+
+
+def test_ram_inside_a_stage_is_part_of_the_proof() -> None:
+    """Where only RAM inside stages forbids a cheaper answer the bound rises, and no higher than the least there is."""
+    raised = 0
+    for seed in range(300):
+        problem = _tight_step(random.Random(seed))
+        proof = prove(problem, effort=2.0)
+        outside = prove(problem, effort=2.0, inside=False)
+        if proof.bound_j > outside.bound_j * (1 + 1e-6):
+            raised += 1
+            least_j = exhaustive_overhead_j(problem)
+            assert least_j is not None
+            assert proof.bound_j <= least_j * (1 + 1e-9)
+    assert raised >= 3
+
+
+def _tight_step(draw: random.Random) -> Problem:
+    """A few ops that often run again, dear transfers, and hardly more RAM than the largest op needs."""
+    ops: list[Op] = []
+    storages: list[Storage] = []
+    for number in range(draw.randint(5, 7)):
+        inputs = tuple(sorted(draw.sample(range(len(storages)), min(len(storages), draw.randint(1, 3)))))
+        ops.append(Op(f"op{number}", "made up", inputs, (len(storages),)))
+        storages.append(Storage(f"s{number}", draw.randint(1, 4)))
+    graph = Graph("tight", tuple(ops), tuple(storages))
+    most = max(sum(storages[one].size_bytes for one in (*op.inputs, *op.outputs)) for op in ops)
+    free, dear_j = (0.0,) * len(ops), tuple(20.0 * draw.randint(1, 5) for _ in ops)
+    costs = Costs(free, tuple(float(draw.randint(1, 9)) for _ in ops), (0,) * len(ops), free, dear_j, free, dear_j)
+    return Problem(graph, costs, Limits(most + draw.randint(0, 1)))
 
 
 def _crowded_step() -> Problem:
