@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import SolverMissing
-from .model import Model
+from .booleans import Model
 
 try:
     from ortools.sat.python import cp_model

@@ -15,8 +15,9 @@ import numpy as np
 from ..poet.matrices import edges_of, matrices, ram_bytes
 from ..problem import Problem
 from ..schedule import Schedule
+from .booleans import ALWAYS, Name, Row
 from .hoist import bytes_along
-from .model import ALWAYS, Name, Row, StageEnd
+from .model import StageEnd
 from .moments import Moment, occupied
 
 

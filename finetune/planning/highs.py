@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import SolverMissing
-from .model import Model
+from .booleans import Model
 
 try:
     import highspy

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .model import ALWAYS, Name, Row, StageEnd
+from .booleans import ALWAYS, Name, Row
+from .model import StageEnd
 
 
 @dataclass(frozen=True, slots=True)
