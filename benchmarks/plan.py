@@ -29,7 +29,7 @@ FULL = os.environ.get("FULL") == "1"
 OUT = Path("out/bench/plan.json")
 PART = Path("out/bench/plan-part.json")
 RUNS = Path("out/bench/plan")
-PLOT = Path("docs/plan.png")
+PLOT = Path("docs/deadlines.png")
 MINUTES = 27.0
 BASELINES = ("keep", "page_everything", "chen_sqrt", "chen_any", "page_greedy", "capuchin", "pofo")
 MODES = ("fast", "page", "recompute")

@@ -197,7 +197,7 @@ def _claims(claims: Row) -> list[str]:
         ),
         "Peak of activations down by (published: up to 2 x), POET's rules:",
         _table(["", "x", "overhead, %"], halved),
-        "Overhead in % by deadline, half the peak, a72, transfers take time (docs/plan.png):",
+        "Overhead in % by deadline, half the peak, a72, transfers take time (docs/deadlines.png):",
         _table(["graph", "deadline", "both", "paging only", "recompute only"], deadlines),
         "Bytes of a schedule (published: a few hundred):",
         _table(["", "least", "median", "most"], sizes),
