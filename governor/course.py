@@ -4,10 +4,10 @@
     proposing -> settling -> measuring -> proposing -> ... -> holding <-> cooling
 
 In `proposing` the search thinks, in a thread of its own, so that no tick is late however slow the processor. In
-`cooling` something that went wrong is waited out: a trial that broke the objective, until its window has run out at the
-fastest point; a broken hold; heat, at a cooler point; clocks that were ignored, with no lease at all; a search that
-failed. While anything but the fastest point is kept, its windows are judged. A hold ends when the world has changed for
-good: then the search is opened again, with what was learnt as its prior.
+`cooling` something that went wrong is waited out: a trial that broke the objective, until a whole window has been kept
+at the fastest point; a broken hold; heat, at a cooler point; clocks that were ignored, with no lease at all; a search
+that failed. While anything but the fastest point is kept, its windows are judged. A hold ends when the world has
+changed for good: then the search is opened again, with what was learnt as its prior.
 """
 
 from __future__ import annotations
@@ -143,11 +143,12 @@ class Course(Keeper):
             self._give_up(reason)
         elif isinstance(record.outcome, Violated):
             self._status.fault("objective", f"broken at {record.point}, in a trial")
+            self._blamed_s = self._clock() - record.window_s
             self._think()
-            self._cool_at(self.tuning.fastest(), self._config.slo_window_s)
+            self._step_back()
         elif reason == "load":
             # No point's fault, but one that breaks windows all the same.
-            self._cool_at(self.tuning.fastest(), self._config.slo_window_s)
+            self._step_back()
         else:
             if not isinstance(record.outcome, Feasible) and reason != "blind":
                 self._requests.hold(self.tuning.fastest())
@@ -158,6 +159,7 @@ class Course(Keeper):
         self._heat.look(self._clock(), throttles)
         if self._thoughts.busy or not self._heat.shows():
             return
+        self._blamed_s = None
         record = self.tuning.retract("throttled", self._clock())
         self._status.fault("throttled", f"trial at {record.point}, after its end")
         if self._status.phase in (Phase.PROPOSING, Phase.HOLDING):

@@ -30,6 +30,8 @@ INSISTS_S = 300.0
 """A search that had nothing to try but points that broke the objective is asked again after so long."""
 LONGEST_S = 3600.0
 """The longest time between two openings of the search."""
+CLEAN = 2.0
+"""Windows at the fastest point after a breach: wherever windows begin, one of them lies within whole, and is kept."""
 
 log = logging.getLogger("teg.governor")
 
@@ -56,6 +58,8 @@ class Keeper:
         """The load by instance for which they chose the point held."""
         self._load_broke = False
         """Whether a hold broke because its load is no longer what it was."""
+        self._blamed_s: float | None = None
+        """When the trial began whose point is waited out because it broke the objective."""
 
     def _hold(self, now: Snapshot) -> None:
         """Keep the best point; step back to the fastest one when a window, or a hopeless wait, breaks the objective."""
@@ -90,14 +94,14 @@ class Keeper:
             self._status.fault("objective", f"broken at {point}: back to the fastest point")
         self.tuning.finish(lesson, self._clock(), load_hz=load_hz)
         self._thoughts.drop()
-        self._cool_at(self.tuning.fastest(), self._config.cooldown_s)
+        self._step_back(self._config.cooldown_s)
 
     def _cool(self, now: Snapshot) -> None:
         fastest = self.tuning.fastest()
         if self._hand.point is not None and self._status.point != fastest and self._demand.waits(now.now_ns, HOPELESS):
             self._requests.hold(fastest)
         self._guard()
-        if self._clock() < self._until_s:
+        if self._clock() < self._until_s or self._acquits():
             return
         self._load_broke &= other_load(self._tried_hz, self._demand.arrivals_s)
         if self._load_broke and self._may_reopen:
@@ -112,7 +116,24 @@ class Keeper:
         if self._watch.broken and self._hand.point is not None and not self.tuning.is_fastest(point):
             self.tuning.lessons.avoid(point, self._clock())
             self._status.fault("objective", f"broken at {point}, kept between trials")
-            self._requests.hold(self.tuning.fastest())
+            self._step_back()
+
+    def _acquits(self) -> bool:
+        """Take the blame for the last trial back if the load since its begin is not what it was.
+
+        A trial that breaks the objective is over too soon to show it. True: not yet, the search thinks.
+        """
+        if self._blamed_s is None or not self._demand.changed(self._clock() - self._blamed_s):
+            self._blamed_s = None
+        elif self._thoughts.busy:
+            return True
+        else:
+            self._blamed_s = None
+            record = self.tuning.retract("load", self._clock())
+            self._status.fault("load", f"trial at {record.point}, after its end")
+            self._demand.forget()
+            self._thoughts.drop()
+        return False
 
     def _hold_best(self, proposal: Proposal, now: Snapshot) -> None:
         """Hold the best point for good, or until more may be tried."""
@@ -170,6 +191,10 @@ class Keeper:
     def _cool_at(self, point: Point, for_s: float) -> None:
         self._requests.hold(point)
         self._enter(Phase.COOLING, for_s)
+
+    def _step_back(self, for_s: float = 0.0) -> None:
+        """Keep the fastest point for so long, and until a whole window has been kept."""
+        self._cool_at(self.tuning.fastest(), max(for_s, CLEAN * self._config.slo_window_s))
 
     def _go_on(self) -> None:
         """Try what is to be repeated, else let the search think."""

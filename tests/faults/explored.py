@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ class Trial:
     point: Point
     outcome: str
     window_s: float
+    taken_back: str = ""
+    """Why it turned out to be none after its end."""
+
+    @property
+    def verdict(self) -> str:
+        """What is held of it in the end."""
+        return self.taken_back or self.outcome
 
 
 class Quick(SimulatedBoard):
@@ -164,9 +171,15 @@ class Explored(Simulation):
         return self.status.phase is Phase.HOLDING and not self.status.paused
 
     def written(self) -> list[Trial]:
-        """The trials as the history has them: as they were judged when they ended."""
-        rows = [row for row in read_log(self.config.state_dir / FILE) if row["kind"] == "trial"]
-        return [Trial(row["at_s"], row["point"], row.get("reason", row["outcome"]), row["window_s"]) for row in rows]
+        """The trials as the history has them: as they were judged when they ended, and what was taken back."""
+        trials: list[Trial] = []
+        for row in read_log(self.config.state_dir / FILE):
+            if row["kind"] == "trial":
+                outcome = row.get("reason", row["outcome"])
+                trials.append(Trial(row["at_s"], row["point"], outcome, row["window_s"]))
+            elif row["kind"] == "retract":
+                trials[-1] = replace(trials[-1], taken_back=row["reason"])
+        return trials
 
     @property
     def lived_s(self) -> float:

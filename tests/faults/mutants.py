@@ -87,8 +87,8 @@ MUTANTS = (
     ),
     Mutant(
         "a governor that stays where the objective broke",
-        (Edit(COURSE, "            self._cool_at(self.tuning.fastest(), self._config.slo_window_s)\n",
-              "            self._go_on()\n"),),
+        (Edit(COURSE, "            self._think()\n            self._step_back()\n",
+              "            self._think()\n            self._go_on()\n"),),
         "11", 99,
     ),
     Mutant(
@@ -105,6 +105,16 @@ MUTANTS = (
         "a load step that is blamed on the point",
         (Edit("governor/measurement.py", "        if self._demand.changed(window.span_s)", "        if False"),),
         "12", 10,
+    ),
+    Mutant(
+        "a blame that outlasts the load it was for",
+        (Edit("governor/keeping.py", "        if self._blamed_s is None or not", "        if True or not"),),
+        "12", 24,
+    ),
+    Mutant(
+        "a governor that explores again before a window was kept",
+        (Edit("governor/keeping.py", "CLEAN = 2.0", "CLEAN = 1.0"),),
+        "12", 23,
     ),
     Mutant(
         "a fit that ends the course",

@@ -28,10 +28,10 @@ IN_A_ROW = 3
 """As many never are."""
 
 
-def kept(tally: Tally, made: Explored, what: str, *, pauses: bool = True) -> tuple[int, int]:
+def kept(tally: Tally, made: Explored, what: str, *, goes_on: bool = False) -> tuple[int, int]:
     """The rules that hold whenever the objective may be broken; windows in breach, and windows at all.
 
-    `pauses`: whether all that was broken is exploring's doing, which then has to wait.
+    `goes_on`: whether exploring does so to the end of the run, where its last breach cannot have been made up for yet.
     """
     slo = Slo(made.surface.quantile, made.surface.limit_s, made.config.slo_window_s)
     _stepped_back(tally, made, slo, what)
@@ -44,11 +44,11 @@ def kept(tally: Tally, made: Explored, what: str, *, pauses: bool = True) -> tup
     # some are noticed where a point was kept after its trial
     tally.expect(breaches <= named, f"{what}: {breaches} trials broke the objective, {named} breaches were counted")
     broken = _worked_off(made, slo)
-    if pauses:
-        _paused(tally, made, broken, slo, what)
+    _paused(tally, made, broken, slo, what)
     runs = "".join("x" if window else "." for window in broken)
     tally.expect("x" * IN_A_ROW not in runs, f"{what}: {IN_A_ROW} windows in a row in breach")
-    tally.expect(sum(broken) <= max(1.0, SHARE * len(broken)), f"{what}: {sum(broken)} of {len(broken)} in breach")
+    share = max(1.0, SHARE * len(broken)) + (LEEWAY if goes_on else 0)
+    tally.expect(sum(broken) <= share, f"{what}: {sum(broken)} of {len(broken)} in breach")
     return sum(broken), len(broken)
 
 
@@ -130,9 +130,9 @@ def _paused(tally: Tally, made: Explored, broken: Sequence[bool], slo: Slo, what
 
 
 def _not_retried(tally: Tally, made: Explored, what: str) -> None:
-    """A point that broke the objective is not asked for again within the hour."""
+    """A point that broke the objective is not asked for again within the hour, unless that was taken back."""
     for trial in made.written():
-        if trial.outcome == "violated" and not made.is_safe(trial.point):
+        if trial.verdict == "violated" and not made.is_safe(trial.point):
             later_s = [stay.begin_s - trial.end_s for stay in made.stays if stay.point == trial.point]
             again_s = [since_s for since_s in later_s if STEP_S / 2 < since_s < RETRY_S]
             tally.expect(
