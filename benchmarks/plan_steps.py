@@ -13,9 +13,8 @@ import random
 from dataclasses import dataclass, field
 
 from finetune.graph import Graph, Op, Phase, Storage
+from finetune.planning.limits import ROOMY, plain_step
 from finetune.problem import Costs, Limits, Problem, Semantics
-from finetune.replay import replay
-from finetune.schedule import keep_everything
 
 FLOP_PER_S, BYTES_PER_S, COMPUTE_W = 60e9, 8e9, 6.0
 WRITE_BYTES_PER_S, READ_BYTES_PER_S, LATENCY_S, STORAGE_W = 150e6, 300e6, 1e-4, 1.5
@@ -201,8 +200,7 @@ def costs_of(graph: Graph, flops: tuple[float, ...], seed: int) -> Costs:
 
 def with_limits(graph: Graph, costs: Costs, share: float, deadline: float | None, semantics: Semantics) -> Problem:
     """The problem whose budget is a share of the keep-everything peak, but no less than the largest working set."""
-    free = Problem(graph, costs, Limits(2**62), semantics)
-    kept = replay(free, keep_everything(graph))
+    kept = plain_step(Problem(graph, costs, Limits(ROOMY), semantics))
     size = [storage.size_bytes for storage in graph.storages]
     least = max(sum(size[number] for number in graph.touched(op)) for op in range(len(graph.ops)))
     deadline_s = None if deadline is None else deadline * math.fsum(costs.time_s)

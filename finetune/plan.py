@@ -14,7 +14,7 @@ from typing import Literal
 from .planning.accepted import Accepted, accept
 from .planning.coarse import coarsen
 from .planning.paging import page_everything
-from .planning.smallest import impossible, smallest_budget, with_budget
+from .planning.smallest import impossible, smallest_budget
 from .poet.matrices import Matrices
 from .problem import Only, Problem, Semantics
 from .schedule import Schedule, keep_everything
@@ -25,9 +25,6 @@ Status = Literal["optimal", "bounded", "feasible", "infeasible", "unknown"]
 
 CLOSED = 1e-6
 """A gap that counts as closed, as a share of the overhead: the programs round each cost down at the ninth digit."""
-
-RETRIES = 4
-"""Searches with ever less RAM when POET's rules refuse what the list of operations allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +150,7 @@ class _Run:
             schedule = self._anneal(coarse.problem, steps)
             if schedule is not None and self._offer(coarse.expand(schedule)):
                 return
-        problem = self.problem
-        for _ in range(RETRIES):
-            schedule = self._anneal(problem, steps)
-            if schedule is None or self._offer(schedule) or self._over():
-                return
-            problem = with_budget(problem, int(problem.limits.budget_bytes * 0.985))
+        self._offer(self._anneal(self.problem, steps))
 
     def _anneal(self, problem: Problem, steps: int | None) -> Schedule | None:
         from .planning.anneal import anneal

@@ -146,9 +146,8 @@ class Lessons:
     def _table_before(self, why: str) -> Table:
         """The trials that a change made outdated, at the load of the last of them."""
         lessons = [lesson for lesson in self.all if lesson.outdated == why]
-        table = table_of([lesson.record for lesson in lessons], f"before a change of {why}")
         rate_hz = sum(lessons[-1].load_hz.values())
-        return {**table, "rate_hz": rate_hz} if table and rate_hz else table
+        return table_of([lesson.record for lesson in lessons], f"before a change of {why}", rate_hz)
 
     def cheapest(self, now_s: float) -> Best | None:
         """The cheapest trial that kept the objective, at a point that is not avoided."""
@@ -161,8 +160,8 @@ class Lessons:
         return Best(point, energy_j, latency_s, 1.0) if rows else None
 
 
-def table_of(records: Sequence[TrialRecord], name: str = "") -> Table:
-    """The trials that measured something as a table, one row per trial; empty without any."""
+def table_of(records: Sequence[TrialRecord], name: str = "", rate_hz: float | None = None) -> Table:
+    """The trials that measured something as a table at this load, one row per trial; empty without any."""
     rows = [record for record in records if measured(record)]
     if not rows:
         return {}
@@ -172,6 +171,7 @@ def table_of(records: Sequence[TrialRecord], name: str = "") -> Table:
         "latency_s": [record.latency_s for record in rows],
         "energy_j": [record.energy_j for record in rows],
         "name": name,
+        **({"rate_hz": rate_hz} if rate_hz else {}),
     }
 
 

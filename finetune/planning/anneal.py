@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from finetune.planning.accepted import accept
-from finetune.problem import Only, Problem
-from finetune.schedule import Entry, Schedule, with_frees
-
+from ..problem import Only, Problem
+from ..schedule import Entry, Schedule, with_frees
+from .accepted import accept
 from .chance import State, chance_of, uniform
 from .compiled import compiled
 from .decode import ACTS, Work, decode, work_for

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -47,6 +47,17 @@ class Model:
         self.index[name] = len(self.names)
         self.names.append(name)
         self.costs.append(math.floor(min(cost_j / self.unit_j, MOST) * (1 - 1e-12)))
+
+    def at_most(self, terms: Sequence[tuple[int, int]], limit: int, when: int = ALWAYS) -> None:
+        """Sum of the terms, none of them negative, <= limit where the literal `when` is true."""
+        most = sum(value for value, _ in terms)
+        if limit < 0:
+            self.clause((), [when])
+        elif most > limit and when == ALWAYS:
+            self.rows.append(Row(tuple(terms), limit))
+        elif most > limit:
+            # Where it is false anything may be.
+            self.rows.append(Row((*terms, (most - limit, when - 1)), most))
 
     def clause(self, positive: Iterable[int | None], negative: Iterable[int | None] = ()) -> None:
         """At least one of `positive` true or one of `negative` false; None stands for false, ALWAYS for true."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from finetune.errors import SolverMissing
+from ..errors import SolverMissing
 
 try:
     import numba

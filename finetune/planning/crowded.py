@@ -15,7 +15,7 @@ import numpy as np
 from ..poet.matrices import edges_of, matrices, ram_bytes
 from ..problem import Problem
 from ..schedule import Schedule
-from .booleans import ALWAYS, Name, Row
+from .booleans import ALWAYS, Name
 from .hoist import bytes_along
 from .model import StageEnd
 from .moments import Moment, occupied
@@ -65,16 +65,7 @@ def _row(program: StageEnd, stage: int, op: int) -> None:
             terms.append((program.size(storage), held - 1))
             for before, after in pairs:
                 model.clause([held], [before, after])
-    spare = program.budget - fixed
-    if runs == ALWAYS:
-        model.rows.append(Row(tuple(terms), spare))
-    elif spare < 0:
-        model.clause((), [runs])
-    else:
-        # Without the op anything may be there.
-        most = sum(size for size, _ in terms)
-        if most > spare:
-            model.rows.append(Row((*terms, (most - spare, runs - 1)), most))
+    model.at_most(terms, program.budget - fixed, runs)
 
 
 def _there(program: StageEnd, storage: int, stage: int, op: int) -> list[tuple[int, int]]:

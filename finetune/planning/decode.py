@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from finetune.schedule import Act
-
+from ..schedule import Act
 from .compiled import compiled
 from .gaps import DROP_LAZILY, KEEP, PAGE, PAGE_LAZILY, Arrays, Gaps, Ints
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.problem import Only, Problem
+from ..problem import Only, Problem
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

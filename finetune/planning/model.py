@@ -263,8 +263,7 @@ class StageEnd:
         for seconds, limit in rows:
             terms = tuple((math.floor(value / unit_s * (1 - 1e-12)), v) for value, v in seconds)
             terms = tuple((value, v) for value, v in terms if value)
-            if terms and sum(value for value, _ in terms) > limit:
-                self.model.rows.append(Row(terms, limit))
+            self.model.at_most(terms, limit)
 
     def _quota_row(self) -> None:
         """What is ever on storage fits its quota."""
@@ -285,5 +284,4 @@ class StageEnd:
                 for variable in variables:
                     self.model.clause([occupied + 1], [variable + 1])
             terms.append((self.size(storage), occupied))
-        if sum(value for value, _ in terms) > quota // self.grain:
-            self.model.rows.append(Row(tuple(terms), quota // self.grain))
+        self.model.at_most(terms, quota // self.grain)

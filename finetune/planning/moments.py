@@ -2,17 +2,16 @@
 """RAM while an op runs again inside a stage, counted for every order in which the stage may do its work.
 
 At such a moment each other recomputation and read of the stage comes before or after it, which is a question of its own
-(`P`). A storage lies in RAM then (`H`) if it came before and is wanted after: what these rows ask of an answer, every
-schedule fulfils. It may also leave and come back
-within the stage (`L`), and if it had come in the same way before, at that price once more (`B`).
-The program must let storages come and go in every stage.
+(`P`, `Y`). A storage lies in RAM then (`H`) if it came before and is wanted after: what these rows ask of an answer,
+every schedule fulfils. It may also leave and come back within the stage (`L`), and if it had come in the same way
+before, at that price once more (`B`). The program must let storages come and go in every stage.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .booleans import ALWAYS, Name, Row
+from .booleans import ALWAYS, Name
 from .model import StageEnd
 
 
@@ -26,14 +25,16 @@ class Moment:
 
 def count_at(program: StageEnd, moment: Moment) -> None:
     """Add the rows of a moment; none if the program does not let the op run there."""
-    if program.literal("R", moment.op, moment.stage) is not None:
-        _Counted(program, moment).rows()
+    runs = program.literal("R", moment.op, moment.stage)
+    if runs is not None:
+        _Counted(program, moment, runs).rows()
 
 
 class _Counted:
     """The rows of one moment."""
 
-    def __init__(self, program: StageEnd, moment: Moment) -> None:
+    def __init__(self, program: StageEnd, moment: Moment, runs: int) -> None:
+        self.runs = runs
         self.program, self.model, self.graph = program, program.model, program.graph
         self.stage, self.op = moment.stage, moment.op
         self.key = moment.stage * (program.end + 1) + moment.op
@@ -52,9 +53,8 @@ class _Counted:
 
     def rows(self) -> None:
         """All that must hold."""
-        runs = self.program.literal("R", self.op, self.stage)
         for storage in self.graph.ops[self.op].inputs:
-            self.model.clause(self._came(storage), [runs])
+            self.model.clause(self._came(storage), [self.runs])
         for other, before in self.earlier.items():
             for storage in self.graph.ops[other].inputs:
                 self.model.clause(self._came(storage), [self._again(other), before])
@@ -64,12 +64,7 @@ class _Counted:
             if storage not in around and storage not in self.program.stages.fixed and self.program.size(storage):
                 held = self._held(storage)
                 terms += [] if held is None else [(self.program.size(storage), held - 1)]
-        spare = self.program.budget - occupied(self.program, self.op)
-        most = sum(size for size, _ in terms)
-        if spare < 0:
-            self.model.clause((), [runs])
-        elif most > spare and runs is not None:
-            self.model.rows.append(Row((*terms, (most - spare, runs - 1)), most))
+        self.model.at_most(terms, self.program.budget - occupied(self.program, self.op), self.runs)
 
     def _new(self, letter: str, number: int, cost_j: float = 0.0) -> int:
         """The literal of a new variable of this moment."""

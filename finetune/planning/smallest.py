@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..problem import Only, Problem
 from ..schedule import keep_everything
 from .accepted import accept
+from .limits import ROOMY
 from .paging import page_everything, working_set
 
 HALVINGS = 8
@@ -31,7 +32,7 @@ def smallest_budget(problem: Problem, seed: int = 0, only: Only = "both") -> int
 
     Exact where paging everything comes down to what the largest op needs; else the least of a short search.
     """
-    roomy = with_budget(problem, 1 << 62)
+    roomy = with_budget(problem, ROOMY)
     kept = accept(roomy, keep_everything(problem.graph))
     if kept is None:
         return None

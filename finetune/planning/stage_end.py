@@ -149,9 +149,7 @@ class _Search:
         for moment in sorted(self.crowded, key=lambda moment: (moment.stage, moment.op)):
             count_at(program, moment)
         self.refused = set()
-        relaxed = relax(program.model, seconds)
-        self.spent += relaxed.effort
-        self._raise_bound(relaxed.bound * program.model.unit_j, self.best_j)
+        relaxed = self._relax(program, self.best_j, seconds)
         answer = self._solve(program, self.best_j, relaxed, max(0.0, effort - relaxed.effort), seconds)
         self._raise_bound(self.best_j if answer.bound is None else answer.bound * program.model.unit_j, self.best_j)
         self.open = not self.closed and answer.exhausted and not self.refused <= self.crowded
@@ -200,13 +198,16 @@ class _Search:
         """The program up to a cap and its relaxation, whose bound counts; None for one that cannot be satisfied."""
         if self.latest is None or self.latest[0] != cap_j:
             program = self._program(cap_j, self.only)
-            relaxed = None
-            if not program.model.infeasible:
-                relaxed = relax(program.model, seconds)
-                self.spent += relaxed.effort
-                self._raise_bound(relaxed.bound * program.model.unit_j, cap_j)
+            relaxed = None if program.model.infeasible else self._relax(program, cap_j, seconds)
             self.latest = cap_j, program, relaxed
         return self.latest[1:]
+
+    def _relax(self, program: StageEnd, cap_j: float, seconds: float | None) -> Relaxed:
+        """The relaxation of a program up to a cap; its bound counts."""
+        relaxed = relax(program.model, seconds)
+        self.spent += relaxed.effort
+        self._raise_bound(relaxed.bound * program.model.unit_j, cap_j)
+        return relaxed
 
     def _program(self, cap_j: float, only: Only, unhurried: bool = False, every: bool = False) -> StageEnd:
         scale_j = cap_j if math.isfinite(cap_j) else self.problem.base_energy_j

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 
 FAMILIES = (
-    *("serve", "run", "clockd", "restore", "status", "doctor", "load", "models", "board", "history", "explain"),
-    "plan",
-)
+    "serve", "run", "clockd", "restore", "status", "doctor", "load", "models", "board", "history", "explain", "plan",
+)  # fmt: skip
 """Modules of this package, in the order of `teg --help`; each has `add_parser(subparsers)`."""
 
 DONE, NO, USAGE, REFUSED, NOT_RESTORED = 0, 1, 2, 3, 4

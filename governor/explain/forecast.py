@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UnknownPoint
+from ..lessons import table_of
 from ..points import Point, Predicted, Table
 from ..subjects import SubjectLog
 from ..trial import Feasible, TrialRecord
@@ -77,7 +78,7 @@ class Forecast:
         usable = [number for number, record in enumerate(self._trials) if self._usable(record)]
         if usable:
             earlier = [record for record in past.trials[:first] if self._usable(record)]
-            prior = [_table(earlier, self._knobs, past.rate_hz)] if earlier else []
+            prior = [table_of(earlier, "before", past.rate_hz)] if earlier else []
             try:
                 self._search = make(self._knobs, self._slo_s, prior, past.rate_hz)
             except ValueError as error:
@@ -198,13 +199,6 @@ class Forecast:
 def slo_s(log: SubjectLog) -> float:
     """The latency limit of the trials' figures: with several models, all are in the first one's seconds."""
     return log.subject.slos[0].limit_s
-
-
-def _table(records: Sequence[TrialRecord], knobs: Mapping[str, Sequence[float]], rate_hz: float | None) -> Table:
-    columns = {name: [record.point[name] for record in records] for name in knobs}
-    latencies, energies = [record.latency_s for record in records], [record.energy_j for record in records]
-    load = {"rate_hz": rate_hz} if rate_hz else {}
-    return {"name": "before", **columns, "latency_s": latencies, "energy_j": energies, **load}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from finetune.errors import PlanInvalid, PlanMismatch
+from finetune.front import front
 from finetune.plan import Plan, Progress, plan
 from finetune.plan_file import parse_plan, read_plan, to_json, write_plan
-from finetune.planning.front import front
 from finetune.planning.limits import bytes_of, limits_of, plain_step, seconds_of
 from finetune.planning.paging import working_set
 from finetune.poet.graph_file import parse_graph

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..plan import Plan, Progress, plan
-from ..problem import Limits, Only, Problem
-from ..schedule import Schedule
-from .limits import plain_step
-from .smallest import smallest_budget, with_budget
+from .plan import Plan, Progress, plan
+from .planning.limits import plain_step
+from .planning.smallest import smallest_budget, with_budget
+from .problem import Limits, Only, Problem
+from .schedule import Schedule
 
 DEADLINES = (1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 2.0)
 """Multiples of the step that keeps everything."""
