@@ -58,3 +58,35 @@ class SolverMissing(FinetuneError):
     def __init__(self, module: str) -> None:
         self.module = module
         super().__init__(f"planning needs {module}: pip install 'triton-energy-governor[solver]'")
+
+
+class PageStoreFull(FinetuneError):
+    """There is no room for so many bytes of pages; `where` is the folder, and what it said."""
+
+    def __init__(self, where: str, wanted_bytes: int, why: str) -> None:
+        self.where, self.wanted_bytes, self.why = where, wanted_bytes, why
+        super().__init__(f"{where} has no room for {wanted_bytes} bytes of pages: {why}")
+
+
+class PageCorrupted(FinetuneError):
+    """What was read back of storage `number` is not what was written; `offset` is the piece's first byte in it."""
+
+    def __init__(self, number: int, offset: int) -> None:
+        self.number, self.offset = number, offset
+        super().__init__(f"storage {number} came back other than it was written, in the piece from byte {offset} on")
+
+
+class PageFailed(FinetuneError):
+    """A transfer of storage `number` did not end; `act` is "write" or "read"."""
+
+    def __init__(self, number: int, act: str, why: str) -> None:
+        self.number, self.act, self.why = number, act, why
+        super().__init__(f"storage {number} could not be {'written' if act == 'write' else 'read'}: {why}")
+
+
+class OptimizerRefused(FinetuneError):
+    """An optimizer that a plan cannot step on one weight at a time; `optimizer` names its class."""
+
+    def __init__(self, optimizer: object, why: str) -> None:
+        self.optimizer, self.why = type(optimizer).__name__, why
+        super().__init__(f"{self.optimizer} {why}")
