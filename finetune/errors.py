@@ -90,3 +90,43 @@ class OptimizerRefused(FinetuneError):
     def __init__(self, optimizer: object, why: str) -> None:
         self.optimizer, self.why = type(optimizer).__name__, why
         super().__init__(f"{self.optimizer} {why}")
+
+
+class NoPlan(FinetuneError):
+    """No schedule keeps the step within its limits; `smallest_budget_bytes` is one that does, None if none is known."""
+
+    def __init__(self, why: str, budget_bytes: int, smallest_budget_bytes: int | None) -> None:
+        self.budget_bytes, self.smallest_budget_bytes = budget_bytes, smallest_budget_bytes
+        hint = "" if smallest_budget_bytes is None else f"; {smallest_budget_bytes} bytes are enough"
+        super().__init__(f"no plan within {budget_bytes} bytes: {why}{hint}")
+
+
+class BatchMismatch(FinetuneError):
+    """A batch is not of the shapes that the step was compiled for."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(f"compiled for {expected}, got {found}; compile a step of its own for another shape")
+
+
+class ModelChanged(FinetuneError):
+    """The model is not as it was compiled; `what` says which part."""
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what = what
+        super().__init__(f"{what} {why}")
+
+
+class LossNotFinite(FinetuneError):
+    """The loss is not a number or infinite; the step changed nothing."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        super().__init__(f"the loss is {value}; the step was given up and has changed nothing")
+
+
+class StepTorn(FinetuneError):
+    """A step failed while weights were being updated; only a state loaded anew is sound."""
+
+    def __init__(self) -> None:
+        super().__init__("an earlier step failed among its updates: load the last checkpoint")

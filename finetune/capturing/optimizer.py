@@ -18,6 +18,9 @@ Rule = Literal["sgd", "momentum", "adam"]
 STATES: dict[Rule, tuple[str, ...]] = {"sgd": (), "momentum": ("momentum",), "adam": ("mean", "square")}
 """What each rule remembers of every element of a weight, as large as the weight."""
 
+PIECE_BYTES = 1 << 20
+"""Larger weights are updated in slices of this: about a millisecond each, and temporaries that stay in the cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Update:

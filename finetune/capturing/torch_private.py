@@ -108,6 +108,15 @@ def storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of the optimizer calls somebody else too, its own hooks or those of every optimizer."""
+    check_torch()
+    from torch.optim import optimizer as everyone
+
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return any((*own, everyone._global_optimizer_pre_hooks, everyone._global_optimizer_post_hooks))
+
+
 @contextlib.contextmanager
 def recording_memory() -> Iterator[list[tuple[str, int, int, int]]]:
     """A scope whose allocations by torch are in the list afterwards: name, start and end in ns, bytes.
