@@ -5,21 +5,21 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.capture import Accumulate, Call, Captured, capture
 from finetune.capturing.operations import Operations
 from finetune.capturing.optimizer import STATES, Rule, with_optimizer
-from finetune.capturing.updates import UPDATES, adam
 from finetune.errors import GraphInvalid
+from finetune.executing.sinks import Optimizing
 from finetune.graph import Graph, Op, Storage
 from tests.unit.finetune.captured_steps import Attention, flat_cross_entropy
 
 BATCH = (torch.arange(12).view(2, 6) % 11, (torch.arange(12).view(2, 6) * 5) % 11)
 TORCH = {
-    "sgd": lambda weights: torch.optim.SGD(weights, lr=1e-3, foreach=False),
-    "momentum": lambda weights: torch.optim.SGD(weights, lr=1e-3, momentum=0.9, foreach=False),
-    "adam": lambda weights: torch.optim.Adam(weights, lr=1e-3, foreach=False),
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=1e-3),
+    "momentum": lambda weights: torch.optim.SGD(weights, lr=1e-3, momentum=0.9),
+    "adam": lambda weights: torch.optim.Adam(weights, lr=1e-3),
 }
 
 
@@ -30,23 +30,20 @@ def traced() -> tuple[nn.Module, Captured]:
     return model, capture(model, flat_cross_entropy, BATCH)
 
 
-def train(captured: Captured, graph: Graph, rule: Rule, states: dict[str, list[Tensor]], step: int) -> None:
+def train(captured: Captured, graph: Graph, rule: Rule, sink: Optimizing) -> None:
     """One step of a graph with updates in it, on the model's own weights, each storage dropped after its last use."""
     operations = Operations(captured)
     gradients = {
-        action.parameter.removeprefix("model."): action.node
+        action.parameter.removeprefix("model."): action
         for action in captured.actions.values()
         if isinstance(action, Accumulate)
     }
     with torch.no_grad():
         for number, op in enumerate(graph.ops):
             if op.target == rule:
-                name = graph.storages[op.updates[0]].name
-                weight = captured.step.get_parameter(f"model.{name}").data
-                state = states.setdefault(name, [torch.zeros_like(weight) for _ in STATES[rule]])
-                gradient = operations.look(gradients[name]).view_as(weight)
-                extra = {"step": step} if UPDATES[rule] is adam else {}
-                UPDATES[rule](weight, gradient, *state, **extra)
+                found = gradients[graph.storages[op.updates[0]].name]
+                weight = captured.step.get_parameter(found.parameter)
+                sink.take(found.parameter, weight, operations.look(found.node), lambda: None)
             else:
                 action = captured.actions[op.name]
                 assert isinstance(action, Call)
@@ -64,14 +61,14 @@ def test_updates_inside_the_step_are_torchs_after_it(traced: tuple[nn.Module, Ca
     plain = copy.deepcopy(model)
     optimizer = TORCH[rule](plain.parameters())
     graph = with_optimizer(captured.graph, rule)
-    states: dict[str, list[Tensor]] = {}
+    sink = Optimizing(TORCH[rule](model.parameters()))
     for step in (1, 2, 3):
         torch.manual_seed(step)
         optimizer.zero_grad()
         flat_cross_entropy(plain(BATCH[0]), BATCH[1]).backward()
         optimizer.step()
         torch.manual_seed(step)
-        train(captured, graph, rule, states, step)
+        train(captured, graph, rule, sink)
     expected = dict(plain.named_parameters())
     for name, weight in model.named_parameters():
         assert torch.equal(weight, expected[name]), name
