@@ -130,3 +130,10 @@ class StepTorn(FinetuneError):
 
     def __init__(self) -> None:
         super().__init__("an earlier step failed among its updates: load the last checkpoint")
+
+
+class CryptographyMissing(FinetuneError):
+    """Sealed pages need the extra `sealed`."""
+
+    def __init__(self) -> None:
+        super().__init__("sealed pages need cryptography: pip install 'triton-energy-governor[sealed]'")

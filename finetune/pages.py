@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from torch import UntypedStorage
 
+from .errors import CryptographyMissing, PageStoreFull
 from .paging.channel import Channel
-from .paging.disk import MemoryDisk
-from .paging.marks import Checksum
+from .paging.disk import MemoryDisk, open_disk
+from .paging.marks import Checksum, Marker
 from .paging.page_file import PageFile, layout
 
 
@@ -54,6 +56,31 @@ class Pages(Protocol):
     def close(self) -> None:
         """End the thread, and leave nothing behind; what is only on storage is lost."""
         ...
+
+
+def open_pages(
+    folder: Path, sizes_bytes: Mapping[int, int], *, sealed: bool = False, quota_bytes: int | None = None
+) -> Pages:
+    """Pages in a nameless file in a folder, with room for all of `sizes_bytes` from the start.
+
+    `sealed`: encrypted with a key that dies with the process (extra `sealed`); otherwise protected by checksums alone.
+    Raises `PageStoreFull` (also when their bytes exceed the quota), `CryptographyMissing`, and `OSError` when the
+    folder is none or not writable.
+    """
+    wanted_bytes = sum(sizes_bytes.values())
+    if quota_bytes is not None and wanted_bytes > quota_bytes:
+        raise PageStoreFull(str(folder), wanted_bytes, f"the quota is {quota_bytes} bytes")
+    marker = _seal() if sealed else Checksum()
+    disk = open_disk(folder, layout(sizes_bytes)[1])
+    return Channel(PageFile(disk, str(folder), sizes_bytes, marker))
+
+
+def _seal() -> Marker:
+    try:
+        from .paging.sealed import Seal
+    except ModuleNotFoundError as error:
+        raise CryptographyMissing from error
+    return Seal()
 
 
 class MemoryPages(Channel):

@@ -148,7 +148,7 @@ class Channel:
             move(number, transfer.memory, self._between)
         except _Closed:
             return PageFailed(number, transfer.act, "the pages were closed")
-        except Exception as error:  # noqa: BLE001 whoever waits for the storage raises it
+        except Exception as error:  # noqa: BLE001 - whoever waits for the storage raises it
             traceback.clear_frames(error.__traceback__)  # they hold the memory
             return error
         return None

@@ -8,6 +8,11 @@ from typing import Protocol
 
 from xxhash import xxh3_64_digest
 
+PYBUF_WRITE = 0x200
+_view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
+
 
 class Marker(Protocol):
     """Carries pieces between memory and the buffer that is written; addresses, so that nothing is copied twice."""
@@ -26,15 +31,17 @@ class Checksum:
 
     def seal(self, memory: int, buffer: int, size_bytes: int) -> bytes:
         """As they are."""
-        mark = xxh3_64_digest(_bytes_at(memory, size_bytes))
+        mark = xxh3_64_digest(bytes_at(memory, size_bytes))
         ctypes.memmove(buffer, memory, size_bytes)
         return mark
 
     def unseal(self, buffer: int, memory: int, size_bytes: int, mark: bytes) -> bool:
         """As they are."""
         ctypes.memmove(memory, buffer, size_bytes)
-        return xxh3_64_digest(_bytes_at(memory, size_bytes)) == mark
+        return xxh3_64_digest(bytes_at(memory, size_bytes)) == mark
 
 
-def _bytes_at(address: int, size_bytes: int) -> ctypes.Array[ctypes.c_char]:
-    return (ctypes.c_char * size_bytes).from_address(address)
+def bytes_at(address: int, size_bytes: int) -> memoryview:
+    """The memory there, to read and write."""
+    view: memoryview = _view(address, size_bytes, PYBUF_WRITE)
+    return view

@@ -8,21 +8,19 @@ mark in RAM, so that a piece which comes back damaged, stale or from elsewhere i
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 from collections.abc import Callable, Mapping
 
 from torch import UntypedStorage
 
-from ..errors import PageCorrupted, PageFailed, PageStoreFull
+from ..errors import PageCorrupted, PageFailed
 from .channel import Between
-from .disk import Disk
+from .disk import Disk, full_said, move_all
 from .marks import Marker
+from .nameless import BLOCK_BYTES
 
-BLOCK_BYTES = 4096
 PIECE_BYTES = 4 << 20
 """Moved by one call; how long it takes is how late transfers hold still when inference arrives."""
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class PageFile:
@@ -33,7 +31,7 @@ class PageFile:
         self._sizes = dict(sizes_bytes)
         self.offsets, self.size_bytes = layout(sizes_bytes)
         self._marks: dict[int, list[bytes]] = {}
-        self._buffer = mmap.mmap(-1, PIECE_BYTES)
+        self._buffer = mmap.mmap(-1, PIECE_BYTES + BLOCK_BYTES)  # a seal needs a few bytes behind the piece
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
 
     def write(self, number: int, memory: UntypedStorage, between: Between) -> None:
@@ -73,21 +71,13 @@ class PageFile:
 
     def _move(self, call: Callable[[memoryview, int], int], number: int, act: str, start: int, size: int) -> None:
         """One piece between buffer and disk, in as many calls as it takes."""
-        size, done = whole_blocks(size), 0
-        with memoryview(self._buffer) as buffer:
-            while done < size:
-                try:
-                    with buffer[done:size] as rest:
-                        moved = call(rest, self.offsets[number] + start + done)
-                except OSError as error:
-                    if error.errno in NO_ROOM:
-                        raise PageStoreFull(self._where, size - done, str(error.strerror)) from error
-                    raise PageFailed(number, act, str(error.strerror)) from error
-                # direct transfers go on from a block's edge only
-                moved = moved // BLOCK_BYTES * BLOCK_BYTES
-                if moved <= 0:
-                    raise PageFailed(number, act, f"{self._where} moved {done} of {size} bytes and then no more")
-                done += moved
+        size = whole_blocks(size)
+        with memoryview(self._buffer) as buffer, buffer[:size] as piece:
+            try:
+                with full_said(self._where, size):
+                    move_all(call, piece, self.offsets[number] + start)
+            except OSError as error:
+                raise PageFailed(number, act, str(error.strerror)) from error
 
 
 def whole_blocks(size_bytes: int) -> int:

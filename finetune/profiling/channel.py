@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..paging.nameless import BLOCK_BYTES, open_nameless
+
 PIECE_BYTES = 8 << 20
-BLOCK_BYTES = 4096
 IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -49,19 +50,7 @@ class PagingFile:
     """A nameless file in a folder, and one page-aligned buffer to move to and fro."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / f".teg-channel-{os.getpid()}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.direct = True
-        try:
-            self._descriptor = os.open(path, flags | os.O_DIRECT, 0o600)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # tmpfs before Linux 6.6 and some FUSE file systems; the failed open may have left the name.
-            path.unlink(missing_ok=True)
-            self.direct = False
-            self._descriptor = os.open(path, flags, 0o600)
-        path.unlink()
+        self._descriptor, self.direct = open_nameless(folder)
         self._buffer = mmap.mmap(-1, PIECE_BYTES)
         self._buffer.write(os.urandom(1 << 20) * (PIECE_BYTES >> 20))  # what compresses would flatter some devices
 
