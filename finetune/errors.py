@@ -137,3 +137,11 @@ class CryptographyMissing(FinetuneError):
 
     def __init__(self) -> None:
         super().__init__("sealed pages need cryptography: pip install 'triton-energy-governor[sealed]'")
+
+
+class CheckpointInvalid(FinetuneError):
+    """A training state cannot be saved, or a checkpoint is damaged, of another kind or another's; `field` says where."""
+
+    def __init__(self, field: str, why: str) -> None:
+        self.field, self.why = field, why
+        super().__init__(f"{field} {why}")
