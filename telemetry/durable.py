@@ -36,7 +36,7 @@ def replace(path: Path, content: bytes, mode: int = 0o640) -> None:
     sync_folder(path.parent)
 
 
-def write_all(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
     """Write every byte, however many calls that takes."""
     view = memoryview(content)
     while view:

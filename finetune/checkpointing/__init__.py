@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: nested values as JSON, tensors as one safetensors file."""
