@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
 export DATA FULL SLACK ROW
 
-.PHONY: demo test test-external test-faults lint bench-backend bench-clockd bench-search bench-live bench-plan fit-virtual clean
+.PHONY: demo test test-external test-faults lint bench-backend bench-clockd bench-search bench-live bench-plan bench-execute fit-virtual clean
 
 demo: models
 	$(BIN)/python -m benchmarks.demo
@@ -43,6 +43,10 @@ bench-live: models
 bench-plan: $(READY)
 	$(BIN)/python -m benchmarks.plan
 
+# Planned training steps against eager torch and its ways to save memory: time, peak, exactness, time to yield.
+bench-execute: $(READY)
+	$(BIN)/python -m benchmarks.execute
+
 fit-virtual: $(READY)
 	$(BIN)/python -m benchmarks.fit_virtual_board
 
@@ -54,7 +58,7 @@ $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "torch==2.13.*"
-	$(BIN)/python -m pip install --quiet --editable ".[server,solver,jtop,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[server,solver,sealed,jtop,dev]"
 	touch $(READY)
 
 clean:

@@ -43,7 +43,8 @@ class Plan:
 
     `costs_from`: what the joules rest on. `overhead_j`: joules above every op once and nothing else; `bound_j`: what no
     schedule of the class can undercut; `overhead_gap`: their distance as a share of the overhead. `matrices`: the same
-    schedule in POET's terms, under `poet`.
+    schedule in POET's terms, under `poet`. `workspace_bytes`: of each op, under `real`: with it a plan made elsewhere runs
+    within its budget.
     """
 
     status: Status
@@ -64,6 +65,7 @@ class Plan:
     cut_off: bool = False
     why: str = ""
     smallest_budget_bytes: int | None = None
+    workspace_bytes: tuple[int, ...] = ()
     matrices: Matrices | None = None
 
 
@@ -209,6 +211,7 @@ class _Run:
             peak_bytes=found.peak_bytes,
             activation_peak_bytes=found.peak_bytes - found.replayed.peak_bytes + found.replayed.activation_peak_bytes,
             step_time_s=found.replayed.step_time_s,
+            workspace_bytes=self.problem.costs.workspace_bytes if self.problem.semantics == "real" else (),
             matrices=found.matrices,
         )
 

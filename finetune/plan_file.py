@@ -76,6 +76,7 @@ def parse_plan(found: object) -> Plan:
         cut_off=bool(found.get("cut_off")),
         why=_text(found, "why"),
         smallest_budget_bytes=_bytes_or_none(found, "smallest_budget_bytes"),
+        workspace_bytes=_workspaces(found),
         matrices=_matrices(found),
     )
     if bool(plan.schedule) != (plan.energy_j is not None):
@@ -109,6 +110,13 @@ def _number_or_none(found: dict[str, Any], name: str) -> float | None:
 def _bytes_or_none(found: dict[str, Any], name: str) -> int | None:
     value = _number_or_none(found, name)
     return None if value is None else int(value)
+
+
+def _workspaces(found: dict[str, Any]) -> tuple[int, ...]:
+    values = found.get("workspace_bytes", [])
+    if not isinstance(values, list):
+        raise PlanInvalid(f"workspace_bytes must be a list, got {values!r}")
+    return tuple(int(_number({"workspace_bytes": value}, "workspace_bytes")) for value in values)
 
 
 def _matrices(found: dict[str, Any]) -> Matrices | None:

@@ -14,7 +14,9 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
+    "accelerate": "accelerate",
     "botorch": "botorch",
+    "cryptography": "cryptography.hazmat.primitives.ciphers.aead",
     "gpytorch": "gpytorch",
     "highspy": "highspy",
     "hypothesis": "hypothesis",
@@ -43,6 +45,7 @@ MODULES = {
     "torch": "torch",
     "transformers": "transformers",
     "tritonclient": "tritonclient.grpc.aio, tritonclient.http.aio",
+    "xxhash": "xxhash",
 }
 """Distribution -> what is imported of it."""
 

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a planned step: binds the batch, keeps what is carried where the plan wants it, cleans up after a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .capture import Assign, Captured
+from .capturing.torch_private import storage_key
+from .errors import BatchMismatch, ModelChanged, PageCorrupted, StepTorn
+from .executing.lower import Lowered
+from .executing.runtime import Runtime
+from .executing.sinks import Sink
+from .graph import Graph
+from .pacer import Pacer
+from .pages import Pages
+
+
+class Execution:
+    """A lowered plan, ready to run step after step.
+
+    Between two steps the storages that the plan parks lie on storage; `resident` brings them into RAM. After a step
+    that failed halfway through its updates nothing can be said of the weights: `torn`, until `restored` is called.
+    """
+
+    def __init__(
+        self,
+        captured: Captured,
+        graph: Graph,
+        lowered: Lowered,
+        budget_bytes: int,
+        sink: Sink,
+        pages: Pages,
+        pacer: Pacer,
+        pieces: Mapping[str, Callable[..., object]],
+    ) -> None:
+        # Nothing here holds `captured`: with it the example batch would stay in RAM.
+        self._graph, self._lowered, self._sink, self._pages = graph, lowered, sink, pages
+        self._model = captured.step.get_submodule("model")
+        self._training = self._model.training
+        self._parameters = dict(captured.step.named_parameters(remove_duplicate=False))
+        self._keys = [(name, storage_key(parameter)) for name, parameter in self._parameters.items()]
+        roles = [captured.roles[node] for node in lowered.arguments]
+        self._from_batch = [(position, role.index) for position, role in enumerate(roles) if role.kind == "batch"]
+        self._arguments = [captured.bound[node] for node in lowered.arguments]
+        inputs = [(role.index, node) for node, role in captured.roles.items() if role.kind == "batch"]
+        self._shapes = {index: _Shape.of(captured.bound[node]) for index, node in inputs}
+        for position, _ in self._from_batch:
+            self._arguments[position] = torch.empty(0)
+        self._carried = _Carried(captured, graph, self._parameters, sink)
+        numbers = {storage.name: number for number, storage in enumerate(graph.storages)}
+        geometries = {numbers[name]: captured.memory.geometries[node] for name, node in captured.primaries.items()}
+        self.runtime = Runtime(
+            graph, budget_bytes, geometries, self._carried, self._take, _assigned(captured), pieces, pages, pacer
+        )
+        self.parked = lowered.parked
+        self.torn = False
+        self.steps, self.busy_s = 0, 0.0
+        self._park()
+
+    def step(self, batch: Sequence[Tensor]) -> Tensor:
+        """One step; returns the loss, detached.
+
+        Raises `BatchMismatch`, `ModelChanged`, `LossNotFinite` and, from storage, `PageStoreFull`, `PageCorrupted` or
+        `PageFailed`. After these nothing has changed, random state included, unless `torn` says otherwise.
+        """
+        if self.torn:
+            raise StepTorn
+        self._check(batch)
+        arguments = list(self._arguments)
+        for position, index in self._from_batch:
+            arguments[position] = batch[index].detach()
+        before, start_s = torch.get_rng_state(), time.perf_counter()
+        waited_s = self.runtime.tally.waited_s
+        try:
+            with torch.no_grad():
+                self.runtime.begin()
+                loss: Tensor = self._lowered.code.forward(self.runtime, *arguments)
+                self.runtime.finish()
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the activations
+            self._recover(error, before)
+            raise
+        self.steps += 1
+        self.busy_s += time.perf_counter() - start_s - (self.runtime.tally.waited_s - waited_s)
+        return loss
+
+    @contextlib.contextmanager
+    def resident(self) -> Iterator[None]:
+        """A scope in which every weight and state is in RAM, to be read or changed."""
+        if not self.torn:
+            self._unpark()
+        try:
+            yield
+        finally:
+            if not self.torn:
+                self._park()
+
+    def restored(self) -> None:
+        """All weights, states and gradients were put right (inside `resident`): the step may run again."""
+        self.torn = False
+
+    def close(self) -> None:
+        """Leave the model as plain torch's; no step can run afterwards."""
+        if not self.torn:
+            self._unpark()
+        self.torn = True
+        self._pages.close()
+
+    def _take(self, name: str, gradient: Tensor) -> None:
+        self._sink.take(name, self._parameters[name], gradient, self.runtime.between)
+
+    def _check(self, batch: Sequence[Tensor]) -> None:
+        if len(batch) != len(self._shapes):
+            raise BatchMismatch(f"{len(self._shapes)} tensors", f"{len(batch)}")
+        for index, shape in self._shapes.items():
+            found = _Shape.of(batch[index])
+            if found != shape:
+                raise BatchMismatch(f"batch[{index}] {shape}", str(found))
+        if self._model.training != self._training:
+            raise ModelChanged("the model", "is in another mode; call .train() or .eval() as at capture")
+        for name, key in self._keys:
+            if storage_key(self._parameters[name]) != key:
+                raise ModelChanged(name, "has new memory (.to(), .data =); compile again")
+
+    def _recover(self, error: BaseException, random_state: Tensor) -> None:
+        """Nothing may be under way; what this step did not change is where it was."""
+        self._pages.go()
+        self.runtime.abandon()
+        for storage in self._lowered.paged:
+            with contextlib.suppress(Exception):  # the error that counts is on its way already
+                self._pages.wait(storage)
+        self.torn = self.runtime.updated or isinstance(error, PageCorrupted)
+        for storage in self._lowered.parked:
+            tensor = self._carried(storage)
+            if tensor is None:
+                continue
+            memory = tensor.untyped_storage()
+            memory.resize_(self._graph.storages[storage].size_bytes if self.torn else 0)
+        if not self.torn:
+            torch.set_rng_state(random_state)
+
+    def _park(self) -> None:
+        for storage in self._lowered.parked:
+            tensor = self._carried(storage)
+            if tensor is not None:
+                self._pages.write(storage, tensor.untyped_storage())
+                self._pages.wait(storage)
+                self._pages.empty(storage, tensor.untyped_storage())
+
+    def _unpark(self) -> None:
+        for storage in self._lowered.parked:
+            tensor = self._carried(storage)
+            if tensor is not None and not tensor.untyped_storage().nbytes():
+                self._pages.read(storage, tensor.untyped_storage())
+                self._pages.wait(storage)
+
+
+class _Carried:
+    """The tensor behind each storage that is there from step to step; None while there is none."""
+
+    def __init__(self, captured: Captured, graph: Graph, parameters: Mapping[str, nn.Parameter], sink: Sink) -> None:
+        self._sink = sink
+        self._fixed: dict[int, Tensor] = {}
+        self._gradients: dict[int, nn.Parameter] = {}
+        self._states: dict[int, tuple[nn.Parameter, str]] = {}
+        numbers = {storage.name: number for number, storage in enumerate(graph.storages)}
+        owners: dict[str, nn.Parameter] = {}
+        for node, tensor in captured.bound.items():
+            name = captured.graph.storages[captured.memory.storages[node][0]].name
+            role = captured.roles[node]
+            if role.kind == "batch":
+                continue
+            self._fixed[numbers[name]] = tensor
+            if role.kind == "parameter":
+                owners.setdefault(name, parameters[role.name])
+        for number, storage in enumerate(graph.storages):
+            owner, _, state = storage.name.rpartition(".")
+            if storage.kind == "gradient":
+                self._gradients[number] = owners[owner]
+            elif storage.kind == "optimizer":
+                self._states[number] = owners[owner], state
+
+    def __call__(self, storage: int) -> Tensor | None:
+        found = self._fixed.get(storage)
+        if found is not None:
+            return found
+        if storage in self._gradients:
+            return self._gradients[storage].grad
+        return self._sink.state(*self._states[storage])
+
+
+def _assigned(captured: Captured) -> list[Tensor]:
+    """What the step gives new values at its end, in order."""
+    holders = {role: node for node, role in captured.roles.items()}
+    pairs = [role for action in captured.actions.values() if isinstance(action, Assign) for role, _ in action.pairs]
+    return [captured.bound[holders[role]] for role in pairs]
+
+
+class _Shape(NamedTuple):
+    """What a tensor of the batch must agree in: kernels differ in their last bits between layouts."""
+
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    device: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Shape:
+        return cls(tensor.dtype, tuple(tensor.size()), tuple(tensor.stride()), str(tensor.device))
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.size)} of strides {list(self.stride)} on {self.device}"
