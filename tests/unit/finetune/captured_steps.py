@@ -66,10 +66,10 @@ def eager(model: nn.Module, loss: nn.Module | object, batch: Sequence[Tensor], s
     return found | {f"buffer {name}": buffer.clone() for name, buffer in model.named_buffers()}
 
 
-def planned(captured: Captured, seed: int) -> dict[str, Tensor]:
+def planned(captured: Captured, seed: int, operations: Operations | None = None) -> dict[str, Tensor]:
     """The same from the captured step, op by op, each storage dropped after its last use."""
     torch.manual_seed(seed)
-    graph, operations = captured.graph, Operations(captured)
+    graph, operations = captured.graph, operations or Operations(captured)
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for number, op in enumerate(graph.ops):

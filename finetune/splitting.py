@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long operations of a captured step in pieces, so that training can stop inside them; every bit stays the same.
+
+Each rule in `splitting_rules` says how an operation could be computed in pieces. Libraries choose their kernels by
+shape, so whether that rounds as the whole operation does is not known from theory: it is tried here, for this very
+operation, these shapes and strides, this machine and number of threads, on two kinds of numbers. What differs in one
+bit stays whole.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from .capture import Call, Captured
+from .splitting_rules import convolutions, elementwise, normalization, products, tables
+from .splitting_rules.cuts import Piecewise, Rule, Sample
+from .splitting_rules.trial import draw, same_bits
+
+LONGEST_S = 0.004
+SLOWEST_BYTES_PER_S = 64e6
+"""Arguments and results of small matrix products and convolutions; no operation that matters here is slower."""
+DEARER = 0.1
+"""A way into pieces that costs no more than this share is taken at once; else the cheapest."""
+
+RULES: dict[object, Rule] = {
+    **products.RULES,
+    **convolutions.RULES,
+    **elementwise.RULES,
+    **normalization.RULES,
+    **tables.RULES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """An operation in pieces: seconds of it whole and in pieces, of its longest piece, and how many there are."""
+
+    op: str
+    target: str
+    whole_s: float
+    pieces_s: float
+    longest_s: float
+    pieces: int
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What is computed in pieces: by the name of its node, called with a `Pause` and the node's own arguments.
+
+    `whole` are the operations longer than asked for that have no exact pieces, and their seconds.
+    """
+
+    functions: Mapping[str, Piecewise]
+    split: tuple[Split, ...]
+    whole: tuple[tuple[str, float], ...]
+
+
+def make_interruptible(
+    captured: Captured, longest_s: float = LONGEST_S, rules: Mapping[object, Rule] = RULES
+) -> Pieces:
+    """Pieces of about `longest_s` for each operation of the step that takes longer, where that changes no bit.
+
+    Takes the time of a few steps. The random state stays as it is.
+    """
+    functions: dict[str, Piecewise] = {}
+    split, whole = [], []
+    tried: dict[tuple[str, str], tuple[float, tuple[Piecewise, Split] | None]] = {}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for op in captured.graph.ops:
+            action = captured.actions[op.name]
+            if not isinstance(action, Call):
+                continue
+            alike = (op.target, op.detail)
+            if alike not in tried:
+                tried[alike] = _try(captured, action.node, longest_s, rules)
+            seconds, found = tried[alike]
+            if found is not None:
+                functions[op.name] = found[0]
+                split.append(replace(found[1], op=op.name))
+            elif seconds > longest_s:
+                whole.append((op.name, seconds))
+    return Pieces(functions, tuple(split), tuple(whole))
+
+
+def _try(
+    captured: Captured, node: Node, longest_s: float, rules: Mapping[object, Rule]
+) -> tuple[float, tuple[Piecewise, Split] | None]:
+    """Seconds of a node's operation, and the cheapest way into pieces that keeps every bit."""
+    if _touched_bytes(captured, node) < longest_s * SLOWEST_BYTES_PER_S:
+        return 0.0, None
+    whole_s = _timed(draw(captured, node, "positive"))
+    rule = rules.get(node.target) or _pointwise(node.target)
+    if whole_s <= longest_s or rule is None:
+        return whole_s, None
+    sample = _computed(draw(captured, node, "normal"))
+    other = _computed(draw(captured, node, "uneven"))
+    best: tuple[Piecewise, Split] | None = None
+    for piecewise in rule(sample, math.ceil(whole_s / longest_s)):
+        found = _compared(piecewise, sample, other)
+        if len(found) > 1 and (best is None or sum(found) < best[1].pieces_s):
+            best = piecewise, Split("", str(node.target), whole_s, sum(found), max(found), len(found))
+            if sum(found) <= whole_s * (1 + DEARER):
+                break
+    return whole_s, best
+
+
+def _pointwise(target: Any) -> Rule | None:
+    """The rule for operations that torch itself says are pointwise."""
+    tags = target.tags if isinstance(target, torch._ops.OpOverload) else []
+    fits = torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+    return elementwise.pointwise if fits else None
+
+
+def _touched_bytes(captured: Captured, node: Node) -> int:
+    memory = captured.memory
+    read = {storage for value in node.all_input_nodes for storage in memory.storages[value]}
+    made = {storage for storage in memory.makes[node] if storage is not None}
+    return sum(memory.sizes_bytes[storage] for storage in read | made)
+
+
+def _compared(piecewise: Piecewise, *samples: Sample) -> list[float]:
+    """Seconds of each piece, nothing if the result differs from the whole operation's on one of the samples."""
+    quickest: list[float] = []
+    for sample in samples:
+        clock, marks = _clock(), []
+        torch.manual_seed(0)
+        marks.append(clock())
+        result = piecewise(lambda: marks.append(clock()), *sample.args, **sample.kwargs)  # noqa: B023
+        marks.append(clock())
+        if not same_bits(result, sample.result):
+            return []
+        spans = [end - start for start, end in pairwise(marks)]
+        quickest = min(quickest or spans, spans, key=sum)
+    return quickest
+
+
+def _computed(sample: Sample) -> Sample:
+    torch.manual_seed(0)
+    return replace(sample, result=sample.target(*sample.args, **sample.kwargs))
+
+
+def _timed(sample: Sample) -> float:
+    """Seconds of an operation, the first time apart: libraries prepare a kernel then."""
+    clock, spans = _clock(), []
+    for _ in range(3):
+        start_s = clock()
+        sample.target(*sample.args, **sample.kwargs)
+        spans.append(clock() - start_s)
+    return min(spans)
+
+
+def _clock() -> Callable[[], float]:
+    """With one thread its own processor time, so that neighbours do not count."""
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter

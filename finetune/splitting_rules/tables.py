@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of lookup tables, and dropout: what is neither a cut of arguments nor of results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..capturing.dropout import dropout, dropout_backward
+from .cuts import Pause, Piecewise, Rule, Sample, spans
+from .elementwise import pointwise
+
+aten = torch.ops.aten
+
+
+def embedding_backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """embedding_dense_backward(gradient, indices, rows, padding, scale): zeros by rows, then the gradients in order."""
+    if sample.args[4]:
+        return  # scaled by how often a row is looked up
+
+    def run(pause: Pause, gradient: Tensor, indices: Tensor, rows: int, padding: int, scale: bool) -> Tensor:
+        made = gradient.new_empty((rows, gradient.size(-1)))
+        for start, length in spans(rows, parts):
+            made.narrow(0, start, length).zero_()
+            pause()
+        flat = indices.reshape(-1)
+        used = flat != padding
+        return made.index_add_(0, flat[used], gradient.reshape(flat.numel(), -1)[used])
+
+    yield run
+
+
+def dropout_forward(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """Our own dropout: the random numbers at once, so that their order stays, then by slices."""
+
+    def run(pause: Pause, values: Tensor, p: float) -> tuple[Tensor, Tensor]:
+        kept = torch.empty_like(values).bernoulli_(1.0 - p)
+        mask = torch.empty_like(kept, dtype=torch.bool)
+        for start, length in spans(values.size(0), parts):
+            pause()
+            piece = kept.narrow(0, start, length)
+            mask.narrow(0, start, length).copy_(piece)
+            torch.mul(values.narrow(0, start, length), piece.div_(1.0 - p), out=piece)
+        return kept, mask
+
+    yield run
+
+
+RULES: dict[object, Rule] = {
+    aten.embedding_dense_backward.default: embedding_backward,
+    dropout: dropout_forward,
+    dropout_backward: pointwise,
+}
