@@ -109,13 +109,14 @@ class Channel:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the thread between two pieces, and the store; what was begun and has not ended fails."""
+        """Once: end the thread between two pieces, and the store; what was begun and has not ended fails."""
         with self._changed:
+            if self._closing:
+                return
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
         self._store.close()
 
     def _begin(self, transfer: Transfer) -> None:

@@ -108,7 +108,8 @@ class MemoryDisk:
     """A disk in anonymous memory for tests; its faults are attributes, and none is set.
 
     `full_at_write`: the n-th write from now on, and all after it, find no room (0: the next). `short_bytes`: no call
-    moves more. `broken`: the error number of every read. `slow_s`: what every call takes longer.
+    moves more. `broken`: the error number of every read. `forgets`: writes seem to succeed and change nothing.
+    `slow_s`: what every call takes longer. `calls`: the offsets of all calls so far.
     """
 
     def __init__(self, size_bytes: int, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -117,22 +118,25 @@ class MemoryDisk:
         self.full_at_write: int | None = None
         self.short_bytes: int | None = None
         self.broken: int | None = None
+        self.forgets = False
         self.slow_s = 0.0
+        self.calls: list[int] = []
 
     def write(self, piece: memoryview, offset: int) -> int:
         """All of it, but for faults."""
-        self._sleep(self.slow_s)
+        self._called(offset)
         if self.full_at_write is not None:
             self.full_at_write -= 1
             if self.full_at_write < 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         moved = min(len(piece), self.short_bytes or len(piece))
-        self._bytes[offset : offset + moved] = piece[:moved]
+        if not self.forgets:
+            self._bytes[offset : offset + moved] = piece[:moved]
         return moved
 
     def read(self, piece: memoryview, offset: int) -> int:
         """All of it, but for faults."""
-        self._sleep(self.slow_s)
+        self._called(offset)
         if self.broken is not None:
             raise OSError(self.broken, os.strerror(self.broken))
         moved = min(len(piece), self.short_bytes or len(piece))
@@ -146,3 +150,7 @@ class MemoryDisk:
     def close(self) -> None:
         """Forget all of it."""
         self._bytes.close()
+
+    def _called(self, offset: int) -> None:
+        self.calls.append(offset)
+        self._sleep(self.slow_s)

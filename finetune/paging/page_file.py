@@ -62,7 +62,7 @@ class PageFile:
     def close(self) -> None:
         """Give the disk and the buffer back."""
         self._disk.close()
-        self._marks.clear()
+        self._buffer.close()
 
     def _size(self, number: int, act: str) -> int:
         if number not in self._sizes:
