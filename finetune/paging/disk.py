@@ -71,6 +71,10 @@ class FileDisk:
 
 def open_disk(folder: Path, size_bytes: int) -> FileDisk:
     """A file of so many bytes in a folder. Raises `PageStoreFull`, and `OSError` (no such folder, not writable)."""
+    state = os.statvfs(folder)
+    free_bytes = state.f_bavail * state.f_frsize
+    if size_bytes > free_bytes:  # reserving would find out too, but only with the last free block taken
+        raise PageStoreFull(str(folder), size_bytes, f"{free_bytes} bytes are free")
     with full_said(str(folder), size_bytes):
         disk = FileDisk(*open_nameless(folder))
         try:

@@ -49,10 +49,11 @@ def _open(folder: Path, extra: int) -> int:
     except OSError as error:
         if error.errno not in NO_NAMELESS or not folder.is_dir():
             raise
-    return _open_and_unlink(folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}", flags)
+    return open_and_unlink(folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}", flags)
 
 
-def _open_and_unlink(path: Path, flags: int) -> int:
+def open_and_unlink(path: Path, flags: int) -> int:
+    """For file systems without nameless files: the name is gone, and nothing was written, before anybody is told."""
     try:
         return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     finally:
