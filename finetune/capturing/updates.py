@@ -23,7 +23,7 @@ OPTIMIZERS: dict[Rule, Callable[[list[Parameter]], Optimizer]] = {
     "momentum": lambda weights: SGD(weights, 1e-3, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adam": lambda weights: Adam(weights, 1e-3, weight_decay=0.01),
 }
-"""Each rule with the options that take the most memory."""
+"""Each rule with the options that take the most memory; clipping adds to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ def _measure(rule: Rule, repeats: int) -> UpdateCost:
     return UpdateCost(max(0.0, small_s - per_byte * SMALL_BYTES), per_byte, _workspace(rule) / PIECE_BYTES)
 
 
-def _update(rule: Rule, size_bytes: int) -> Callable[[], None]:
+def _update(rule: Rule, size_bytes: int, clip_value: float | None = None) -> Callable[[], None]:
     """One update of a weight of that size, whose states exist."""
     weight, gradient = Parameter(torch.ones(size_bytes // 4)), torch.ones(size_bytes // 4)
-    sink = Optimizing(OPTIMIZERS[rule]([weight]))
+    sink = Optimizing(OPTIMIZERS[rule]([weight]), clip_value)
 
     def update() -> None:
         sink.take("weight", weight, gradient, lambda: None)
@@ -77,7 +77,7 @@ def _median_s(update: Callable[[], None], repeats: int) -> float:
 
 
 def _workspace(rule: Rule) -> int:
-    update = _update(rule, PIECE_BYTES)
+    update = _update(rule, PIECE_BYTES, clip_value=1.0)
     with recording_memory() as events:
         update()
     live = worst = 0

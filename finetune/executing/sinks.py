@@ -8,6 +8,7 @@ which for rules that treat every element alone gives the same bits, with tempora
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -74,11 +75,13 @@ class Optimizing:
     """Updates each weight with the user's optimizer as soon as its gradient is there.
 
     Raises `OptimizerRefused` for an optimizer that is not exactly SGD, Adam or AdamW, for AMSGrad, and for one with
-    step hooks, which would run once a weight.
+    step hooks, which would run once a weight. `clip_value`: what no element of a gradient exceeds, either way.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, clip_value: float | None = None) -> None:
+        if clip_value is not None and not 0 < clip_value < math.inf:
+            raise ValueError(f"clip_value must be finite and above 0, got {clip_value}")
+        self.optimizer, self.clip_value = optimizer, clip_value
         self.rule: Rule | None = rule_of(optimizer)
         self._groups: dict[Parameter, int] = {}
 
@@ -130,7 +133,8 @@ class Optimizing:
     def _step(self, group: int, parameter: Parameter, gradient: Tensor) -> None:
         """The optimizer's step with nothing but this weight in its groups."""
         groups, before = self.optimizer.param_groups, parameter.grad
-        parameter.grad = gradient
+        limit = self.clip_value
+        parameter.grad = gradient if limit is None else gradient.clamp(-limit, limit)
         self.optimizer.param_groups = [{**groups[group], "params": [parameter]}]
         try:
             self.optimizer.step()
