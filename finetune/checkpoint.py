@@ -127,6 +127,7 @@ def save(path: Path, state: TrainingState, pause: Callable[[], None] = lambda: N
     """
     taken = Taken()
     fields = {name: getattr(state, name) for name in TrainingState.__slots__}
+    _check_fields(fields)
     content = {name: encode(value, name, taken) for name, value in fields.items()}
     sweep(path.parent)
     with replacing(path, mode=0o600) as descriptor:
@@ -161,14 +162,18 @@ def _state(text: str, tensors: Mapping[str, Tensor]) -> TrainingState:
         fields = {name: decode(found, name, tensors) for name, found in content.items()}
     except (ValueError, RecursionError) as error:
         raise CheckpointInvalid("state", f"is not JSON: {error}") from error
-    for name, value in fields.items():
-        if not _SOUND[name](value):
-            raise CheckpointInvalid(name, f"cannot be {str(value)[:80]}")
+    _check_fields(fields)
     return TrainingState(**fields)
 
 
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if not _SOUND[name](value):
+            raise CheckpointInvalid(name, f"cannot be {str(value)[:80]}")
+
+
 def _is_tensors(value: object) -> bool:
-    return isinstance(value, dict) and all(
+    return isinstance(value, Mapping) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
     )
 

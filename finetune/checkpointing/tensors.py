@@ -22,6 +22,7 @@ from torch import Tensor
 from telemetry.durable import write_all
 
 from ..errors import CheckpointInvalid
+from ..paging.marks import bytes_at
 
 PIECE_BYTES = 8 << 20
 MOST_HEADER_BYTES = 100_000_000
@@ -62,7 +63,8 @@ def write_tensors(
     write_all(descriptor, bytes(len(header)))
     cached = 0
     for name in order:
-        for piece in _pieces(_bytes_of(tensors[name].detach().cpu().contiguous())):
+        tensor = tensors[name].detach().cpu().contiguous()
+        for piece in _pieces(tensor):
             total.update(piece)
             write_all(descriptor, piece)
             cached += len(piece)
@@ -93,7 +95,7 @@ def read_tensors(descriptor: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     for entry in entries:
         flat = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
         position = len(header) + entry.begin
-        for piece in _pieces(flat.numpy().data):
+        for piece in _pieces(flat):
             position = _fill(descriptor, piece, position)
             total.update(piece)
         _let_go(descriptor, position)
@@ -107,8 +109,8 @@ def read_tensors(descriptor: int) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _checked(name: str, tensor: Tensor) -> Tensor:
     """The tensor, if it can be saved; memory that is elsewhere (paged out) must not be read."""
-    if tensor.dtype not in _NAMES or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise CheckpointInvalid(name, f"is a {tensor.dtype} tensor, {tensor.layout}, on {tensor.device}")
+    if tensor.dtype not in _NAMES:
+        raise CheckpointInvalid(name, f"is of {tensor.dtype}, which no checkpoint can hold")
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + last + 1) * tensor.itemsize if tensor.numel() else 0
     if tensor.untyped_storage().nbytes() < needed:
@@ -162,13 +164,10 @@ def _entry(name: str, found: object) -> _Entry:
     raise CheckpointInvalid(name, "has no type, shape and place that agree")
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.view(-1).view(torch.uint8).numpy().data
-
-
-def _pieces(whole: memoryview) -> Iterator[memoryview]:
-    for begin in range(0, len(whole), PIECE_BYTES):
-        yield whole[begin : begin + PIECE_BYTES]
+def _pieces(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor without gaps, valid as long as it lives; by `numpy()` it could never be resized again."""
+    for begin in range(0, tensor.nbytes, PIECE_BYTES):
+        yield bytes_at(tensor.data_ptr() + begin, min(PIECE_BYTES, tensor.nbytes - begin))
 
 
 def _fill(descriptor: int, buffer: memoryview, position: int) -> int:

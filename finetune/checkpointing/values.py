@@ -12,8 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..capturing.torch_private import storage_key
 from ..errors import CheckpointInvalid
 
 Json = Any
@@ -27,10 +29,10 @@ class Taken:
         self._names: dict[tuple[object, ...], str] = {}
 
     def add(self, where: str, tensor: Tensor) -> str:
-        """The name under which a tensor is kept; raises `CheckpointInvalid` if another one has it."""
-        # the tensors are kept, so that no address is used twice meanwhile
-        memory = tensor.untyped_storage()._cdata
-        key = (memory, tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride())
+        """The name under which a tensor is kept; raises `CheckpointInvalid` if it cannot be or another one has it."""
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            raise CheckpointInvalid(where, f"is {tensor.layout} on {tensor.device}, not plain memory")
+        key = (storage_key(tensor), tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride())
         name = self._names.setdefault(key, where)
         if name == where and self.tensors.setdefault(where, tensor) is not tensor:
             raise CheckpointInvalid(where, "is the name of two tensors")

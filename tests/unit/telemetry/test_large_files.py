@@ -33,9 +33,14 @@ def test_an_error_leaves_the_old(tmp_path: Path, error: type[BaseException]) -> 
     """Whatever ends the block early, the old file stays and nothing is left beside it."""
     path = tmp_path / "state"
     path.write_bytes(b"old")
-    with pytest.raises(error), replacing(path) as descriptor:
-        os.write(descriptor, b"half of")
-        raise error
+
+    def half() -> None:
+        with replacing(path) as descriptor:
+            os.write(descriptor, b"half of")
+            raise error
+
+    with pytest.raises(error):
+        half()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["state"]
 
