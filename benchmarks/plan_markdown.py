@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .documents import put, table, target_cells
+
 OUT = Path("out/bench/plan.json")
-BEGIN, END = "<!-- bench-plan: begin -->", "<!-- bench-plan: end -->"
+MARK = "bench-plan"
 Row = Mapping[str, Any]
 PEERS = {
     "page": "paging only",
@@ -38,16 +40,16 @@ def markdown(summary: Row) -> str:
     captured = [row for row in rows if row["instance"]["suite"] == "captured"]
     parts = [
         "Targets:",
-        _table(["", "rows", "target"], [_target(aim) for aim in summary["targets"]]),
+        table(["", "rows", "target"], [target_cells(aim) for aim in summary["targets"]]),
         "POET's graphs, POET's rules, deadline 2 x (overhead in %; seconds of CPU):",
-        _table(
+        table(
             ["graph", "board", "RAM", "ours (2 s)", "ours, proof", "bound", "gap", "CPU s", "I/O / base"],
             [[*_where(row), *_ours(row)] for row in poet],
         ),
         "The same rows, other planners (overhead in %; - no schedule; * POET's evaluator refuses it):",
-        _table(["graph", "board", "RAM", *PEERS.values()], [[*_where(row), *_peers(row)] for row in poet]),
+        table(["graph", "board", "RAM", *PEERS.values()], [[*_where(row), *_peers(row)] for row in poet]),
         "Made-up steps, POET's rules, deadline 1.3 x:",
-        _table(
+        table(
             [
                 "step",
                 "N",
@@ -76,23 +78,13 @@ def markdown(summary: Row) -> str:
         "CPU seconds of the search over N:",
         _growth(growing, summary["claims"]["growth"]),
         "Captured models, all that lies in RAM counted, transfers take time:",
-        _table(
+        table(
             ["model", "N", "RAM", "ours", "seconds", "step time / base", "Capuchin", "page greedy", "rotor/POFO"],
             [_captured(row) for row in captured],
         ),
         *_claims(summary["claims"]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
-
-
-def _target(aim: Row) -> list[str]:
-    met = "met" if aim["of"] and aim["met"] == aim["of"] else "**missed**" if aim["of"] else "not run"
-    where = f"; not: {', '.join(aim['missed'])}" if aim["missed"] else ""
-    return [met, f"{aim['met']} of {aim['of']}", aim["what"] + where]
 
 
 def _where(row: Row) -> list[str]:
@@ -139,9 +131,9 @@ def _growth(rows: Sequence[Row], exponents: Mapping[str, float]) -> str:
         found = row["methods"]["unhurried"]
         overheads = [_cell(row, "unhurried"), _cell(row, "page_greedy")]
         cells.append([row["instance"]["name"], _ops(row), f"{found['cpu_s']:.2f}", *overheads])
-    table = _table(["step", "N", "CPU s", "overhead, %", "page-only greedy, %"], cells)
-    found = ", ".join(f"{kind} N^{exponent:.2f}" for kind, exponent in exponents.items())
-    return f"{table}\n\nFitted: {found}." if found else table
+    rows = table(["step", "N", "CPU s", "overhead, %", "page-only greedy, %"], cells)
+    fitted = ", ".join(f"{kind} N^{exponent:.2f}" for kind, exponent in exponents.items())
+    return f"{rows}\n\nFitted: {fitted}." if fitted else rows
 
 
 def _captured(row: Row) -> list[str]:
@@ -181,9 +173,9 @@ def _claims(claims: Row) -> list[str]:
     ]
     return [
         "ResNet-18 on A72, overhead in % (published: Capuchin 73 to 141, POET below 1):",
-        _table(["", "RAM", "ours, proof", "ours (2 s)", "Capuchin", "rotor/POFO"], cells),
+        table(["", "RAM", "ours, proof", "ours (2 s)", "Capuchin", "rotor/POFO"], cells),
         "ResNet-18 on TX2 (derived rates) against rotor/POFO (published: peak -8.3 %, throughput +13 %):",
-        _table(
+        table(
             [
                 "RAM",
                 "its step time / base",
@@ -196,11 +188,11 @@ def _claims(claims: Row) -> list[str]:
             against,
         ),
         "Peak of activations down by (published: up to 2 x), POET's rules:",
-        _table(["", "x", "overhead, %"], halved),
+        table(["", "x", "overhead, %"], halved),
         "Overhead in % by deadline, half the peak, a72, transfers take time (docs/deadlines.png):",
-        _table(["graph", "deadline", "both", "paging only", "recompute only"], deadlines),
+        table(["graph", "deadline", "both", "paging only", "recompute only"], deadlines),
         "Bytes of a schedule (published: a few hundred):",
-        _table(["", "least", "median", "most"], sizes),
+        table(["", "least", "median", "most"], sizes),
     ]
 
 
@@ -233,21 +225,12 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def put(document: str, tables: str) -> str:
-    """A document with these tables between its marks; raises `ValueError` if it has none."""
-    before, _, rest = document.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"there are no lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{tables}{END}{after}"
-
-
 def main() -> None:
     """Print the tables of the last run, or put them into the documents named."""
     tables = markdown(json.loads(OUT.read_text()))
     for name in sys.argv[1:]:
         document = Path(name)
-        document.write_text(put(document.read_text(), tables))
+        document.write_text(put(document.read_text(), tables, MARK))
     if len(sys.argv) == 1:
         sys.stdout.write(tables)
 

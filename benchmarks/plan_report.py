@@ -5,35 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from . import plan_instances as instances
 from .plan_bars import BARS, BERT_S, EXPONENT, FLOOR_S, GAP, INFEASIBLE, PAPER_S, ROUNDED_PCT, SMALL_S
 from .plan_instances import Instance
+from .targets import Target, count
 
 Row = Mapping[str, Any]
 Found = Callable[[str, Instance], Row | None]
 """The result of a method on an instance, if there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What was aimed at, on how many rows it holds, and where it does not."""
-
-    what: str
-    met: int
-    of: int
-    missed: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """One line."""
-        if not self.of:
-            return f"nothing was run: {self.what}"
-        verdict = "met" if self.met == self.of else "MISSED"
-        where = f" (not: {', '.join(self.missed)})" if self.missed else ""
-        return f"{verdict}, {self.met} of {self.of}: {self.what}{where}"
 
 
 def targets(found: Found) -> list[Target]:
@@ -50,11 +31,6 @@ def targets(found: Found) -> list[Target]:
         _growth(found),
         _seconds(found),
     ]
-
-
-def _count(what: str, rows: Sequence[tuple[str, bool]]) -> Target:
-    missed = tuple(name for name, met in rows if not met)
-    return Target(what, len(rows) - len(missed), len(rows), missed)
 
 
 def label(instance: Instance) -> str:
@@ -77,7 +53,7 @@ def _at_most(field: str) -> Callable[[Any, Row], bool]:
 
 
 def _on_bars(found: Found, method: str, what: str, met: Callable[[Any, Row], bool]) -> Target:
-    return _count(what, [(label(instance), met(bar, row)) for instance, bar, row in _bars(found, method)])
+    return count(what, [(label(instance), met(bar, row)) for instance, bar, row in _bars(found, method)])
 
 
 def _proven(found: Found) -> Target:
@@ -88,7 +64,7 @@ def _proven(found: Found) -> Target:
             rows.append(
                 (f"{label(instance)}: {row['status']} in {row['cpu_s']:.1f} s", row["status"] == "optimal" and quick)
             )
-    return _count(f"optima known stay proven, in less CPU time (or {FLOOR_S:g} s)", rows)
+    return count(f"optima known stay proven, in less CPU time (or {FLOOR_S:g} s)", rows)
 
 
 def _gaps(found: Found) -> Target:
@@ -97,7 +73,7 @@ def _gaps(found: Found) -> Target:
         if instance.platform == "a72":
             gap = row.get("gap", 1.0)
             rows.append((f"{label(instance)}: {gap:.0%}", gap <= GAP))
-    return _count(f"a72: the proven gap is at most {GAP:.0%} of the overhead", rows)
+    return count(f"a72: the proven gap is at most {GAP:.0%} of the overhead", rows)
 
 
 def _accepted(found: Found) -> Target:
@@ -108,7 +84,7 @@ def _accepted(found: Found) -> Target:
                 rows.append(
                     (f"{method} {label(instance)}", bool(row.get("accepted_by_poet") and row["accepted_by_ours"]))
                 )
-    return _count("POET's evaluator, and ours, accept what is returned", rows)
+    return count("POET's evaluator, and ours, accept what is returned", rows)
 
 
 def _infeasible(found: Found) -> Target:
@@ -117,7 +93,7 @@ def _infeasible(found: Found) -> Target:
         row = found("ours", instance)
         if row is not None and (instance.name, instance.platform, instance.share) in INFEASIBLE:
             rows.append((label(instance), row["status"] == "infeasible" and bool(row["smallest_budget_bytes"])))
-    return _count("a budget below the working set is infeasible, with the smallest that is not", rows)
+    return count("a budget below the working set is infeasible, with the smallest that is not", rows)
 
 
 def _small(found: Found) -> Target:
@@ -127,7 +103,7 @@ def _small(found: Found) -> Target:
         if row is not None and row["status"] != "infeasible":
             done = row["status"] == "optimal" and row["cpu_s"] <= SMALL_S
             rows.append((f"{label(instance)}: {row['status']} in {row['cpu_s']:.1f} CPU s", done))
-    return _count(f"N of sixty at most: proven within {SMALL_S:g} s", rows)
+    return count(f"N of sixty at most: proven within {SMALL_S:g} s", rows)
 
 
 def _captured(found: Found) -> Target:
@@ -136,7 +112,7 @@ def _captured(found: Found) -> Target:
         if instance.name == "bert_base" and (row := found("unhurried", instance)) is not None:
             name = f"{label(instance)}: {row['status']} in {row['cpu_s']:.1f} CPU s"
             rows.append((name, "overhead_pct" in row and row["cpu_s"] <= BERT_S))
-    return _count(f"BERT-base as captured: planned within {BERT_S:g} s", rows)
+    return count(f"BERT-base as captured: planned within {BERT_S:g} s", rows)
 
 
 def growth(found: Found) -> dict[str, float]:
@@ -162,13 +138,13 @@ def _growth(found: Found) -> Target:
         for instance in instances.growing()
         if (row := found("unhurried", instance)) is not None
     ]
-    return _count(f"CPU time grows no faster than N^{EXPONENT:g}, and a schedule is found at every N", rows)
+    return count(f"CPU time grows no faster than N^{EXPONENT:g}, and a schedule is found at every N", rows)
 
 
 def _seconds(found: Found) -> Target:
     every = [*instances.grid(full=False), *instances.small(), *instances.large(), *instances.captured()]
     rows = [(label(i), row["wall_s"] < PAPER_S) for i in every if (row := found("ours", i)) is not None]
-    return _count(f"a plan and its proof in less than the published {PAPER_S / 60:g} minutes", rows)
+    return count(f"a plan and its proof in less than the published {PAPER_S / 60:g} minutes", rows)
 
 
 def claims(found: Found) -> dict[str, Any]:

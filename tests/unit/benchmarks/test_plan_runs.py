@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks import plan, plan_instances, plan_report
+from benchmarks.documents import marks, put
 from benchmarks.plan_bars import BARS, INFEASIBLE
 from benchmarks.plan_instances import Instance
-from benchmarks.plan_markdown import BEGIN, END, markdown, put
+from benchmarks.plan_markdown import MARK, markdown
 from benchmarks.plan_methods import METHODS
 from benchmarks.plan_runs import Job, Kept, do, run_all, warm
 
@@ -138,7 +139,8 @@ def test_markdown_has_every_row() -> None:
 
 def test_tables_take_their_place_in_a_document() -> None:
     """Only what lies between the marks changes, and a document without marks is refused."""
-    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert put(document, "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    begin, end = marks(MARK)
+    document = f"before\n{begin}\nold\n{end}\nafter\n"
+    assert put(document, "new\n", MARK) == f"before\n{begin}\nnew\n{end}\nafter\n"
     with pytest.raises(ValueError, match="no lines"):
-        put("nothing here", "new\n")
+        put("nothing here", "new\n", MARK)
