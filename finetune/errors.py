@@ -60,7 +60,11 @@ class SolverMissing(FinetuneError):
         super().__init__(f"planning needs {module}: pip install 'triton-energy-governor[solver]'")
 
 
-class PageStoreFull(FinetuneError):
+class PagesError(FinetuneError):
+    """A storage could not leave RAM or come back."""
+
+
+class PageStoreFull(PagesError):
     """There is no room for so many bytes of pages; `where` is the folder, and what it said."""
 
     def __init__(self, where: str, wanted_bytes: int, why: str) -> None:
@@ -68,7 +72,7 @@ class PageStoreFull(FinetuneError):
         super().__init__(f"{where} has no room for {wanted_bytes} bytes of pages: {why}")
 
 
-class PageCorrupted(FinetuneError):
+class PageCorrupted(PagesError):
     """What was read back of storage `number` is not what was written; `offset` is the piece's first byte in it."""
 
     def __init__(self, number: int, offset: int) -> None:
@@ -76,7 +80,7 @@ class PageCorrupted(FinetuneError):
         super().__init__(f"storage {number} came back other than it was written, in the piece from byte {offset} on")
 
 
-class PageFailed(FinetuneError):
+class PageFailed(PagesError):
     """A transfer of storage `number` did not end; `act` is "write" or "read"."""
 
     def __init__(self, number: int, act: str, why: str) -> None:

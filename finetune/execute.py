@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .capture import Assign, Captured
 from .capturing.torch_private import storage_key
-from .errors import BatchMismatch, ModelChanged, PageCorrupted, StepTorn
+from .errors import BatchMismatch, ModelChanged, PageCorrupted, PagesError, StepTorn
 from .executing.lower import Lowered
 from .executing.runtime import Runtime
 from .executing.sinks import Sink
@@ -135,17 +135,35 @@ class Execution:
         self._pages.go()
         self.runtime.abandon()
         for storage in self._lowered.paged:
-            with contextlib.suppress(Exception):  # the error that counts is on its way already
+            with contextlib.suppress(PagesError):  # the error that counts is on its way already
                 self._pages.wait(storage)
         self.torn = self.runtime.updated or isinstance(error, PageCorrupted)
-        for storage in self._lowered.parked:
-            tensor = self._carried(storage)
-            if tensor is None:
-                continue
-            memory = tensor.untyped_storage()
-            memory.resize_(self._graph.storages[storage].size_bytes if self.torn else 0)
         if not self.torn:
             torch.set_rng_state(random_state)
+            try:
+                self._put_back()
+            except PagesError:
+                self.torn = True
+        if self.torn:
+            for storage, tensor in self._paged():
+                tensor.untyped_storage().resize_(self._graph.storages[storage].size_bytes)
+
+    def _put_back(self) -> None:
+        """No weight or state has changed: what is on storage is good."""
+        for storage, tensor in self._paged():
+            memory = tensor.untyped_storage()
+            if storage in self.parked:
+                memory.resize_(0)
+            elif not memory.nbytes():
+                self._pages.read(storage, memory)
+                self._pages.wait(storage)
+
+    def _paged(self) -> Iterator[tuple[int, Tensor]]:
+        """The weights and states that this plan ever pages, those that there are."""
+        for storage in self._lowered.paged:
+            tensor = self._carried(storage) if self._graph.producers[storage] is None else None
+            if tensor is not None:
+                yield storage, tensor
 
     def _park(self) -> None:
         for storage in self._lowered.parked:

@@ -43,8 +43,8 @@ class Plan:
 
     `costs_from`: what the joules rest on. `overhead_j`: joules above every op once and nothing else; `bound_j`: what no
     schedule of the class can undercut; `overhead_gap`: their distance as a share of the overhead. `matrices`: the same
-    schedule in POET's terms, under `poet`. `workspace_bytes`: of each op, under `real`: with it a plan made elsewhere runs
-    within its budget.
+    schedule in POET's terms, under `poet`. `workspace_bytes`: of each op, under `real`; with it a plan made elsewhere
+    runs within its budget.
     """
 
     status: Status

@@ -29,6 +29,7 @@ from .graph import Graph
 from .pacer import Free, Pacer
 from .pages import open_pages
 from .plan import Plan
+from .plan_file import read_plan
 from .planning.limits import ROOMY, limits_of
 from .problem import Limits, Only
 from .profile import Profile, problem_of, profile
@@ -135,7 +136,7 @@ def compile(  # noqa: A001 - as `torch.compile`
     budget_bytes: int | str | None = None,
     *,
     optimizer: Optimizer | None = None,
-    plan: Plan | None = None,
+    plan: Plan | Path | None = None,
     profile: Profile | None = None,
     pacer: Pacer | None = None,
     page_dir: Path | None = None,
@@ -160,6 +161,8 @@ def compile(  # noqa: A001 - as `torch.compile`
     sums = [action for action in captured.actions.values() if isinstance(action, Accumulate)]
     sink.check({found.parameter: captured.step.get_parameter(found.parameter) for found in sums})
     graph = _pinned(captured.graph) if sink.rule is None else with_optimizer(captured.graph, sink.rule)
+    if isinstance(plan, Path):
+        plan = read_plan(plan, graph)
     if plan is None:
         plan = _plan(captured, graph, budget_bytes, deadline_s, page_dir, profile, progress)
     if not plan.schedule:
