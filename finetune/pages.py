@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import UntypedStorage
 
 from .errors import CryptographyMissing, PageStoreFull
@@ -14,6 +15,7 @@ from .paging.channel import Channel
 from .paging.disk import MemoryDisk, open_disk
 from .paging.marks import Checksum, Marker
 from .paging.page_file import PageFile, layout
+from .paging.pinned import PinnedStore
 
 
 class Pages(Protocol):
@@ -90,3 +92,13 @@ class MemoryPages(Channel):
         offsets, size_bytes = layout(sizes_bytes)
         self.disk, self.offsets = MemoryDisk(size_bytes), offsets
         super().__init__(PageFile(self.disk, "memory", sizes_bytes, Checksum()))
+
+
+class PinnedPages(Channel):
+    """Pages of a discrete GPU's storages in pinned host memory; for what the calling thread's current stream computes.
+
+    On a board whose memory is the GPU's too they would free nothing: pages belong on storage there.
+    """
+
+    def __init__(self, device: torch.device, sizes_bytes: Mapping[int, int]) -> None:
+        super().__init__(PinnedStore(device, sizes_bytes))
