@@ -70,6 +70,7 @@ class Channel:
 
     def read(self, number: int, memory: UntypedStorage) -> None:
         """Begin to read a storage into `memory`, which takes its size when the transfer starts."""
+        _check_resizable(memory)
         self._begin(Transfer("read", number, memory))
 
     def wait(self, number: int, timeout_s: float | None = None) -> bool:
@@ -91,6 +92,7 @@ class Channel:
 
     def empty(self, number: int, memory: UntypedStorage) -> None:
         """Give `memory` back once the last transfer of the storage has ended; it stays when that failed."""
+        _check_resizable(memory)
         with self._changed:
             transfer = self._last.get(number)
             if transfer is not None and not transfer.ended:
@@ -172,3 +174,8 @@ class Channel:
                 self._changed.wait_for(lambda: not self._held or self._closing)
                 if self._closing:
                     raise _Closed
+
+
+def _check_resizable(memory: UntypedStorage) -> None:
+    if not memory.resizable():
+        raise ValueError("memory that another library owns (numpy, a mapped file) cannot be given back; copy it first")

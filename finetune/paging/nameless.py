@@ -23,15 +23,8 @@ def open_nameless(folder: Path) -> tuple[int, bool]:
     Not on a file system that refuses O_DIRECT at once or with the first block. Raises `OSError`.
     """
     sweep(folder)
-    try:
-        descriptor = _open(folder, os.O_DIRECT)
-        if _takes_blocks(descriptor):
-            return descriptor, True
-        os.close(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return _open(folder, 0), False
+    descriptor = _open_direct(folder)
+    return (_open(folder, 0), False) if descriptor is None else (descriptor, True)
 
 
 def sweep(folder: Path) -> None:
@@ -60,11 +53,20 @@ def open_and_unlink(path: Path, flags: int) -> int:
         path.unlink(missing_ok=True)  # a refused O_DIRECT may have made it too
 
 
-def _takes_blocks(descriptor: int) -> bool:
-    with mmap.mmap(-1, BLOCK_BYTES) as block:
-        try:
-            return os.pwrite(descriptor, block, 0) == BLOCK_BYTES
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return False
+def _open_direct(folder: Path) -> int | None:
+    """None where direct transfers are refused."""
+    try:
+        descriptor = _open(folder, os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+    try:
+        with mmap.mmap(-1, BLOCK_BYTES) as block:
+            os.pwrite(descriptor, block, 0)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+    return descriptor

@@ -29,7 +29,7 @@ class PageFile:
     def __init__(self, disk: Disk, where: str, sizes_bytes: Mapping[int, int], marker: Marker) -> None:
         self._disk, self._where, self._marker = disk, where, marker
         self._sizes = dict(sizes_bytes)
-        self.offsets, self.size_bytes = layout(sizes_bytes)
+        self.offsets, _ = layout(sizes_bytes)
         self._marks: dict[int, list[bytes]] = {}
         self._buffer = mmap.mmap(-1, PIECE_BYTES + BLOCK_BYTES)  # a seal needs a few bytes behind the piece
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))

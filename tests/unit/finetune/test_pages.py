@@ -134,6 +134,17 @@ def test_a_read_takes_memory_when_it_starts(pages: Pages) -> None:
     assert landing.nbytes() == 4096
 
 
+def test_memory_of_another_library_is_refused_at_once(pages: Pages) -> None:
+    """It cannot be resized; the thread that would find out has nobody to tell."""
+    foreign = torch.from_numpy(np.arange(4096, dtype=np.uint8)).untyped_storage()
+    pages.write(9, foreign)
+    with pytest.raises(ValueError, match="copy it first"):
+        pages.empty(9, foreign)
+    with pytest.raises(ValueError, match="copy it first"):
+        pages.read(9, foreign)
+    pages.wait(9)
+
+
 def test_what_was_never_written_cannot_be_read(pages: Pages) -> None:
     """The error names the storage and does not hand out what lies there by chance."""
     pages.read(9, torch.UntypedStorage(0))

@@ -145,6 +145,8 @@ def test_a_folder_without_room_is_refused_before_the_first_step(tmp_path: Path) 
         open_pages(tmp_path, {0: MB, 1: 1})
     assert full.value.where == str(tmp_path)
     assert full.value.wanted_bytes == MB + 4096
+    with largest_file(0), pytest.raises(PageStoreFull):  # not even the first block
+        open_pages(tmp_path, {0: 1})
     with pytest.raises(PageStoreFull, match="bytes are free"):
         open_pages(tmp_path, {0: 1 << 60})
     with pytest.raises(PageStoreFull, match="the quota is 9999 bytes"):
