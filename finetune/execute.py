@@ -50,6 +50,7 @@ class Execution:
         roles = [captured.roles[node] for node in lowered.arguments]
         self._from_batch = [(position, role.index) for position, role in enumerate(roles) if role.kind == "batch"]
         self._arguments = [captured.bound[node] for node in lowered.arguments]
+        self._device = captured.outputs[0].meta["val"].device.type
         inputs = [(role.index, node) for node, role in captured.roles.items() if role.kind == "batch"]
         self._shapes = {index: _Shape.of(captured.bound[node]) for index, node in inputs}
         for position, _ in self._from_batch:
@@ -80,7 +81,8 @@ class Execution:
         before, start_s = torch.get_rng_state(), time.perf_counter()
         waited_s = self.runtime.tally.waited_s
         try:
-            with torch.no_grad():
+            # Casts are in the captured step already.
+            with torch.no_grad(), torch.autocast(self._device, enabled=False):
                 self.runtime.begin()
                 loss: Tensor = self._lowered.code.forward(self.runtime, *arguments)
                 self.runtime.finish()

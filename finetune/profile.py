@@ -14,13 +14,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .capture import Accumulate, Assign, Call, Captured
-from .capturing.operations import Operations
+from .capturing.operations import Functions, Operations
 from .capturing.optimizer import Rule
 from .capturing.torch_private import recording_memory
 from .capturing.updates import UpdateCost, measure_updates
@@ -77,23 +78,25 @@ def profile(
     repeats: int = REPEATS,
     counter: Counter | None = None,
     power: Power = ASSUMED,
+    functions: Functions = MappingProxyType({}),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Profile:
     """Measure a captured step here, and the storage under `page_dir`.
 
     Weights, buffers, gradients and the random state are left as they were. `counter` is the board's page if there is
-    one; otherwise, and where it does not resolve, joules are `power` times seconds. Raises `OSError` for the folder.
+    one; otherwise, and where it does not resolve, joules are `power` times seconds. `functions`: of nodes that are
+    computed in pieces. Raises `OSError` for the folder.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         progress("workspaces")
-        workspaces = _workspaces(captured)
+        workspaces = _workspaces(captured, functions)
         progress("times")
-        times = _times(captured, repeats)
+        times = _times(captured, repeats, functions)
         updates = measure_updates(repeats)
         progress("power")
         watts: dict[str, float] = {}
         if counter is not None and _sees_us(counter):
-            power, watts = _metered(captured, times, Meter(counter), power, page_dir)
+            power, watts = _metered(captured, times, Meter(counter), power, page_dir, functions)
     progress("storage")
     graph = captured.graph
     ops = {
@@ -155,9 +158,9 @@ def _output_bytes(graph: Graph, op: Op) -> int:
     return sum(graph.storages[storage].size_bytes for storage in op.outputs)
 
 
-def _walk(captured: Captured, visit: Callable[[Op, Callable[[], Any]], Any]) -> None:
+def _walk(captured: Captured, visit: Callable[[Op, Callable[[], Any]], Any], functions: Functions) -> None:
     """Run the step once; `visit` is given each op and what runs it, and returns the result."""
-    graph, operations = captured.graph, Operations(captured)
+    graph, operations = captured.graph, Operations(captured, functions)
     for number, op in enumerate(graph.ops):
         scratch = _scratch(captured, op)
         result = visit(op, lambda op=op, scratch=scratch: operations.run(op, scratch))  # type: ignore[misc]
@@ -181,7 +184,7 @@ def _scratch(captured: Captured, op: Op) -> dict[str, Tensor]:
     return {}
 
 
-def _times(captured: Captured, repeats: int) -> dict[str, float]:
+def _times(captured: Captured, repeats: int, functions: Functions) -> dict[str, float]:
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     spans: dict[str, list[float]] = {op.name: [] for op in captured.graph.ops}
 
@@ -192,11 +195,11 @@ def _times(captured: Captured, repeats: int) -> dict[str, float]:
         return result
 
     for _ in range(repeats):
-        _walk(captured, visit)
+        _walk(captured, visit, functions)
     return {name: statistics.median(found) for name, found in spans.items()}
 
 
-def _workspaces(captured: Captured) -> dict[str, int]:
+def _workspaces(captured: Captured, functions: Functions) -> dict[str, int]:
     """Bytes that each op holds at its worst, beyond its inputs and outputs."""
 
     def visit(op: Op, run: Callable[[], Any]) -> Any:
@@ -204,7 +207,7 @@ def _workspaces(captured: Captured) -> dict[str, int]:
             return run()
 
     with recording_memory() as events:
-        _walk(captured, visit)
+        _walk(captured, visit, functions)
     begins = {name.removeprefix("op "): (start, end) for name, start, end, _ in events if name.startswith("op ")}
     moves = sorted((start, size_bytes) for name, start, _, size_bytes in events if name == "[memory]")
     worst = {name: _worst(moves, start, end) for name, (start, end) in begins.items()}
@@ -227,7 +230,7 @@ def _sees_us(counter: Counter) -> bool:
 
 
 def _metered(
-    captured: Captured, times: Mapping[str, float], meter: Meter, otherwise: Power, page_dir: Path
+    captured: Captured, times: Mapping[str, float], meter: Meter, otherwise: Power, page_dir: Path, functions: Functions
 ) -> tuple[Power, dict[str, float]]:
     """The machine's power, and the watts of each op that the joule counter resolves."""
     total_s = sum(times.values())
@@ -240,7 +243,7 @@ def _metered(
                 watts[op.name] = found
         return run()
 
-    _walk(captured, visit)
+    _walk(captured, visit, functions)
     idle_w = meter.power_w(lambda: time.sleep(0.01))
     with PagingFile(page_dir) as file:
         writing_w = meter.power_w(lambda: file.write(PIECE_BYTES))

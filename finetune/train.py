@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .capture import Accumulate, Captured, Loss, capture
+from .capture import Accumulate, Loss, capture
+from .capturing.operations import Functions
 from .capturing.optimizer import with_optimizer
 from .errors import NoPlan
 from .execute import Execution
@@ -29,11 +30,14 @@ from .graph import Graph
 from .pacer import Free, Pacer
 from .pages import open_pages
 from .plan import Plan
+from .plan import plan as find_plan
 from .plan_file import read_plan
 from .planning.limits import ROOMY, limits_of
 from .problem import Limits, Only
-from .profile import Profile, problem_of, profile
+from .profile import Profile, problem_of
+from .profile import profile as measure
 from .schedule import keep_everything
+from .splitting import make_interruptible
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,60 +145,70 @@ def compile(  # noqa: A001 - as `torch.compile`
     pacer: Pacer | None = None,
     page_dir: Path | None = None,
     deadline_s: float | None = None,
+    quota_bytes: int | None = None,
     longest_s: float | None = None,
+    clip_value: float | None = None,
     sealed: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> TrainStep:
     """The step `loss(model(*batch[:-1]), batch[-1])` as a `TrainStep` within `budget_bytes` of the whole step.
 
     A budget may be written `"2GiB"`, or `"50%"` of the activations' peak on top of what is carried; None keeps
-    everything. `page_dir`: a folder on storage for what leaves RAM (0600, nameless; `sealed` encrypts it); None
-    recomputes only. `plan` and `profile`: made before, here or elsewhere. `longest_s`: compute operations that take
-    longer in pieces, bit for bit. Raises `CaptureRefused`, `NoPlan` (with the smallest budget), `PlanMismatch`,
-    `OptimizerRefused`, `PageStoreFull`, `ValueError` for limits that cannot be read.
+    everything. `page_dir`: a folder on storage for what leaves RAM, at most `quota_bytes`, encrypted if `sealed`; None
+    recomputes only. `plan` and `profile`: made before, here or elsewhere. `longest_s`: operations that take longer are
+    computed in pieces, bit for bit. `clip_value`: as `clip_grad_value_` before each update.
+
+    Raises `CaptureRefused`, `NoPlan` (with a budget that is enough), `PlanMismatch`, `OptimizerRefused`,
+    `PageStoreFull`, and `ValueError` for limits that cannot be read.
     """
+    if torch.is_autocast_enabled(example_batch[-1].device.type):
+        raise ValueError("autocast belongs inside the model's forward or the loss, not around the compiled step")
     progress("capture")
     if optimizer is not None:
         _make_resizable(model)
     captured = capture(model, loss, example_batch)
-    sink: Sink = Accumulating() if optimizer is None else Optimizing(optimizer)
+    sink = _sink(optimizer, clip_value)
     sums = [action for action in captured.actions.values() if isinstance(action, Accumulate)]
     sink.check({found.parameter: captured.step.get_parameter(found.parameter) for found in sums})
     graph = _pinned(captured.graph) if sink.rule is None else with_optimizer(captured.graph, sink.rule)
+    functions: Functions = {}
+    if longest_s is not None:
+        progress("pieces")
+        functions = make_interruptible(captured, longest_s).functions
+    folder = page_dir or Path(tempfile.gettempdir())
     if isinstance(plan, Path):
         plan = read_plan(plan, graph)
-    if plan is None:
-        plan = _plan(captured, graph, budget_bytes, deadline_s, page_dir, profile, progress)
+    elif plan is None and budget_bytes is None:
+        plan = _everything(graph)
+    elif plan is None:
+        known = profile or measure(captured, folder, functions=functions, progress=progress)
+        progress("plan")
+        only: Only = "both" if page_dir else "recompute"
+        plan = _plan(graph, known, str(budget_bytes), deadline_s, quota_bytes, only)
     if not plan.schedule:
         raise NoPlan(plan.why, plan.budget_bytes, plan.smallest_budget_bytes)
-    pieces = _pieces(captured, longest_s)
-    lowered = lower(captured, graph, plan, pieces)
+    lowered = lower(captured, graph, plan, functions)
     sizes = {number: graph.storages[number].size_bytes for number in lowered.paged}
-    pages = open_pages(page_dir or Path(tempfile.gettempdir()), sizes, sealed=sealed)
-    execution = Execution(captured, graph, lowered, plan.budget_bytes, sink, pages, pacer or Free(), pieces)
+    pages = open_pages(folder, sizes, sealed=sealed, quota_bytes=quota_bytes)
+    execution = Execution(captured, graph, lowered, plan.budget_bytes, sink, pages, pacer or Free(), functions)
     return TrainStep(model, plan, execution, optimizer)
 
 
-def _plan(
-    captured: Captured,
-    graph: Graph,
-    budget: int | str | None,
-    deadline_s: float | None,
-    page_dir: Path | None,
-    known: Profile | None,
-    progress: Callable[[str], None],
-) -> Plan:
-    if budget is None:
-        return _everything(graph)
-    from .plan import plan
+def _sink(optimizer: Optimizer | None, clip_value: float | None) -> Sink:
+    if optimizer is not None:
+        return Optimizing(optimizer, clip_value)
+    if clip_value is not None:
+        raise ValueError("clip_value needs the optimizer in the step; without one clip .grad yourself")
+    return Accumulating()
 
-    if known is None:
-        known = profile(captured, page_dir or Path(tempfile.gettempdir()), progress=progress)
+
+def _plan(
+    graph: Graph, known: Profile, budget: str, deadline_s: float | None, quota_bytes: int | None, only: Only
+) -> Plan:
     problem = problem_of(graph, known, Limits(ROOMY))
-    limits = replace(limits_of(problem, str(budget)), deadline_s=deadline_s)
-    progress("plan")
-    only: Only = "both" if page_dir else "recompute"
-    return plan(replace(problem, limits=limits), only=only, platform=known.machine, costs_from=known.energy_source)
+    limits = replace(limits_of(problem, budget), deadline_s=deadline_s, quota_bytes=quota_bytes)
+    costs_from = f"measured times; joules: {known.energy_source}"
+    return find_plan(replace(problem, limits=limits), only=only, platform=known.machine, costs_from=costs_from)
 
 
 def _everything(graph: Graph) -> Plan:
@@ -217,10 +231,6 @@ def _make_resizable(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.untyped_storage().resizable():
             parameter.data = parameter.data.clone()
-
-
-def _pieces(captured: Captured, longest_s: float | None) -> dict[str, Callable[..., object]]:
-    return {}
 
 
 def _copied(state: Any) -> Any:

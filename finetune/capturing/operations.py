@@ -8,6 +8,8 @@ one tensor is dropped.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,12 +19,16 @@ from torch.fx import Node
 from ..capture import Accumulate, Assign, Call, Captured
 from ..graph import Op
 
+Functions = Mapping[str, Callable[..., Any]]
+"""By the name of its node: what computes an operation in pieces, called with what to call between them."""
+
 
 class Operations:
     """The first tensors of what is in memory, and how to run an operation on them."""
 
-    def __init__(self, captured: Captured) -> None:
+    def __init__(self, captured: Captured, functions: Functions = MappingProxyType({})) -> None:
         self.captured = captured
+        self._functions = functions
         self.values: dict[Node, Tensor] = dict(captured.bound)
         """First tensors by their node."""
 
@@ -36,9 +42,11 @@ class Operations:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def call(self, node: Node) -> Any:
-        """The result of computing a node, a tensor or a tuple, from what is in memory."""
+        """The result of computing a node, a tensor or a tuple, from what is in memory; in pieces if it has them."""
         args = torch.fx.node.map_arg(node.args, self.look)
         kwargs = torch.fx.node.map_arg(node.kwargs, self.look)
+        if node.name in self._functions:
+            return self._functions[node.name](_go_on, *args, **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def keep(self, node: Node, result: Any) -> None:
@@ -66,3 +74,7 @@ class Operations:
                 return scratch[name].add_(gradient.view_as(scratch[name]))
             case Assign(pairs=pairs):
                 return [scratch[str(role)].copy_(self.look(node)) for role, node in pairs]
+
+
+def _go_on() -> None:
+    """Between two pieces of an operation that nobody interrupts."""

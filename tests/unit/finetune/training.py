@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from finetune.graph import Graph
 from finetune.plan import Plan, plan
 from finetune.planning.limits import ROOMY, plain_step
+from finetune.planning.smallest import smallest_budget
 from finetune.problem import Costs, Limits, Only, Problem
 from finetune.train import TrainStep
 from tests.unit.finetune.captured_steps import Attention, Residual, flat_cross_entropy
@@ -59,8 +60,7 @@ def tight_plan(graph: Graph, seed: int, share: float = 0.0, only: Only = "both")
     """A plan whose budget is this share of the way from the least that the search can do with to keeping everything."""
     problem = random_problem(graph, seed)
     most = plain_step(problem).peak_bytes
-    refused = plan(replace(problem, limits=Limits(1)), seed=seed, steps=100, effort=0, only=only)
-    least = refused.smallest_budget_bytes or most
+    least = smallest_budget(problem, seed, only) or most
     budget_bytes = int(least + share * (most - least))
     return plan(replace(problem, limits=Limits(budget_bytes)), seed=seed, steps=300, effort=0, only=only)
 
