@@ -2,13 +2,11 @@
 """How fast a folder's storage writes and reads past the page cache, measured there.
 
 On a board with unified memory the page cache is the very memory that paging should free, so transfers bypass it
-(O_DIRECT). Where that is refused the result says so: its figures are then those of a copy in memory.
+(O_DIRECT). Where that is refused, or the folder lies in memory, the result says so.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import statistics
 import time
@@ -17,9 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..paging.nameless import BLOCK_BYTES, open_nameless
+import torch
+
+from ..paging.channel import Channel
+from ..paging.disk import open_disk
+from ..paging.marks import Checksum
+from ..paging.nameless import BLOCK_BYTES
+from ..paging.page_file import PageFile, layout
 
 PIECE_BYTES = 8 << 20
+RANDOM_BYTES = 1 << 20
 IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -47,45 +52,43 @@ class Speeds:
 
 
 class PagingFile:
-    """A nameless file in a folder, and one page-aligned buffer to move to and fro."""
+    """Pages of two storages, a block and `size_bytes`, moved as those of a step are: copied, checked, by a thread."""
 
-    def __init__(self, folder: Path) -> None:
-        self._descriptor, self.direct = open_nameless(folder)
-        self._buffer = mmap.mmap(-1, PIECE_BYTES)
-        self._buffer.write(os.urandom(1 << 20) * (PIECE_BYTES >> 20))  # what compresses would flatter some devices
+    def __init__(self, folder: Path, size_bytes: int = PIECE_BYTES) -> None:
+        sizes = {size: size for size in (BLOCK_BYTES, size_bytes)}
+        disk = open_disk(folder, layout(sizes)[1])
+        self.direct = disk.direct
+        self._pages = Channel(PageFile(disk, str(folder), sizes, Checksum()))
+        # what compresses would flatter some devices
+        random = torch.frombuffer(bytearray(os.urandom(RANDOM_BYTES)), dtype=torch.uint8)
+        self._memory = {
+            size: random.repeat(-(-size // RANDOM_BYTES))[:size].clone().untyped_storage() for size in sizes
+        }
 
     def __enter__(self) -> PagingFile:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        os.close(self._descriptor)
-        self._buffer.close()
+        self._pages.close()
 
     def write(self, size_bytes: int) -> None:
-        """Write so many bytes from the start of the file, a multiple of a block, in pieces."""
-        self._move(size_bytes, os.pwritev)
+        """Write the storage of that size."""
+        self._pages.write(size_bytes, self._memory[size_bytes])
+        self._pages.wait(size_bytes)
 
     def read(self, size_bytes: int) -> None:
-        """Read them."""
-        self._move(size_bytes, os.preadv)
-
-    def _move(self, size_bytes: int, call: Callable[[int, list[memoryview], int], int]) -> None:
-        done = 0
-        with memoryview(self._buffer) as buffer:
-            while done < size_bytes:
-                with buffer[: min(PIECE_BYTES, size_bytes - done)] as piece:
-                    moved = call(self._descriptor, [piece], done)
-                if moved <= 0:
-                    raise OSError(errno.EIO, "the paging file ended early")
-                done += moved
+        """Read it back."""
+        self._pages.read(size_bytes, self._memory[size_bytes])
+        self._pages.wait(size_bytes)
 
 
 def measure_speeds(
     folder: Path, size_bytes: int = 64 << 20, repeats: int = 5, clock: Callable[[], float] = time.perf_counter
 ) -> Speeds:
-    """The speeds of a folder's storage; medians. Raises `OSError` (no such folder, no room)."""
-    with PagingFile(folder) as file:
-        file.write(size_bytes)  # blocks are allocated the first time, not when they are written again
+    """The speeds of a folder's storage; medians. Raises `PageStoreFull`, and `OSError` (no such folder)."""
+    with PagingFile(folder, size_bytes) as file:
+        file.write(BLOCK_BYTES)  # the first time is slower: blocks that were only reserved become written ones
+        file.write(size_bytes)
         found = {}
         for name, call in (("write", file.write), ("read", file.read)):
             block_s = _median_s(partial(call, BLOCK_BYTES), 4 * repeats, clock)

@@ -161,8 +161,9 @@ def test_a_file_system_in_memory_is_no_direct_storage() -> None:
 def test_the_paging_file_has_no_name_and_closes(tmp_path: Path) -> None:
     """Killed at any time, nothing is left in the folder."""
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with PagingFile(tmp_path) as file:
+    with PagingFile(tmp_path, 1 << 20) as file:
         file.write(1 << 20)
+        file.read(1 << 20)
         assert list(tmp_path.iterdir()) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
