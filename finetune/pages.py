@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import UntypedStorage
 
-from .errors import CryptographyMissing, PageStoreFull
+from .errors import PageStoreFull
 from .paging.channel import Channel
 from .paging.disk import MemoryDisk, open_disk
-from .paging.marks import Checksum, Marker
+from .paging.marks import Checksum, marker_of
 from .paging.page_file import PageFile, layout
 from .paging.pinned import PinnedStore
 
@@ -72,17 +72,9 @@ def open_pages(
     wanted_bytes = sum(sizes_bytes.values())
     if quota_bytes is not None and wanted_bytes > quota_bytes:
         raise PageStoreFull(str(folder), wanted_bytes, f"the quota is {quota_bytes} bytes")
-    marker = _seal() if sealed else Checksum()
+    marker = marker_of(sealed)
     disk = open_disk(folder, layout(sizes_bytes)[1])
     return Channel(PageFile(disk, str(folder), sizes_bytes, marker))
-
-
-def _seal() -> Marker:
-    try:
-        from .paging.sealed import Seal
-    except ModuleNotFoundError as error:
-        raise CryptographyMissing from error
-    return Seal()
 
 
 class MemoryPages(Channel):

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from xxhash import xxh3_64_digest
 
+from ..errors import CryptographyMissing
+
 PYBUF_WRITE = 0x200
 _view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
     ("PyMemoryView_FromMemory", ctypes.pythonapi)
@@ -39,6 +41,17 @@ class Checksum:
         """As they are."""
         ctypes.memmove(memory, buffer, size_bytes)
         return xxh3_64_digest(bytes_at(memory, size_bytes)) == mark
+
+
+def marker_of(sealed: bool) -> Marker:
+    """The marker of pages that are sealed or not; raises `CryptographyMissing`."""
+    if not sealed:
+        return Checksum()
+    try:
+        from .sealed import Seal
+    except ModuleNotFoundError as error:
+        raise CryptographyMissing from error
+    return Seal()
 
 
 def bytes_at(address: int, size_bytes: int) -> memoryview:

@@ -19,7 +19,7 @@ import torch
 
 from ..paging.channel import Channel
 from ..paging.disk import open_disk
-from ..paging.marks import Checksum
+from ..paging.marks import marker_of
 from ..paging.nameless import BLOCK_BYTES
 from ..paging.page_file import PageFile, layout
 
@@ -54,11 +54,11 @@ class Speeds:
 class PagingFile:
     """Pages of two storages, a block and `size_bytes`, moved as those of a step are: copied, checked, by a thread."""
 
-    def __init__(self, folder: Path, size_bytes: int = PIECE_BYTES) -> None:
+    def __init__(self, folder: Path, size_bytes: int = PIECE_BYTES, sealed: bool = False) -> None:
         sizes = {size: size for size in (BLOCK_BYTES, size_bytes)}
         disk = open_disk(folder, layout(sizes)[1])
         self.direct = disk.direct
-        self._pages = Channel(PageFile(disk, str(folder), sizes, Checksum()))
+        self._pages = Channel(PageFile(disk, str(folder), sizes, marker_of(sealed)))
         # what compresses would flatter some devices
         random = torch.frombuffer(bytearray(os.urandom(RANDOM_BYTES)), dtype=torch.uint8)
         self._memory = {
@@ -83,10 +83,15 @@ class PagingFile:
 
 
 def measure_speeds(
-    folder: Path, size_bytes: int = 64 << 20, repeats: int = 5, clock: Callable[[], float] = time.perf_counter
+    folder: Path,
+    size_bytes: int = 64 << 20,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    sealed: bool = False,
 ) -> Speeds:
     """The speeds of a folder's storage; medians. Raises `PageStoreFull`, and `OSError` (no such folder)."""
-    with PagingFile(folder, size_bytes) as file:
+    with PagingFile(folder, size_bytes, sealed) as file:
         file.write(BLOCK_BYTES)  # the first time is slower: blocks that were only reserved become written ones
         file.write(size_bytes)
         found = {}

@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.errors import PageCorrupted, PageFailed, PageStoreFull
+from finetune.errors import CryptographyMissing, PageCorrupted, PageFailed, PageStoreFull
 from finetune.pages import open_pages
 from finetune.paging import nameless
 from finetune.paging.disk import FileDisk, move_all, open_disk
@@ -279,3 +280,13 @@ def test_without_nameless_files_the_name_is_gone_at_once(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
     assert os.fstat(descriptor).st_mode & 0o777 == 0o600
     os.close(descriptor)
+
+
+def test_sealing_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the error names what to install, no file is opened, and checked pages work."""
+    monkeypatch.delitem(sys.modules, "finetune.paging.sealed", raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(CryptographyMissing, match=r"\[sealed\]"):
+        open_pages(tmp_path, {0: 1}, sealed=True)
+    assert open_files(tmp_path) == []
+    open_pages(tmp_path, {0: 1}).close()
