@@ -96,8 +96,9 @@ class Zygote:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
             self._process.wait(30)
 
     def fork(
