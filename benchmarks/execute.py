@@ -44,10 +44,11 @@ def main() -> int:
         todo = {model: [job for job in jobs if job.trainer in args.trainers] for model, jobs in todo.items()}
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = Kept(FOLDER / "rows")
+    work = kept.work()
     until_s = math.inf if FULL else began_s + 60 * args.minutes
     with environment(FOLDER):
         for model, jobs in todo.items():
-            run_model(model, jobs, kept, FOLDER, args.rounds, until_s, _say)
+            run_model(model, jobs, kept, work, args.rounds, until_s, _say)
     rows = execute_report.table(kept.get)
     asked = [key for jobs in todo.values() for job in jobs for key, _ in job.rows]
     left_out = [key for key in asked if key not in rows]

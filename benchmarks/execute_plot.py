@@ -27,7 +27,6 @@ def picture(path: Path, rows: Mapping[str, Mapping[str, Any]], models: tuple[str
     """Dots with their range over the rounds; hollow ones are not eager's step."""
     figure, panels = plt.subplots(1, len(models), figsize=(4.4 * len(models), 4.4), layout="constrained", squeeze=False)
     for panel, model in zip(panels[0], models, strict=True):
-        labelled: set[str] = set()
         for row in rows.values():
             if row["model"] != model or "why" in row or row["peak"] is None:
                 continue
@@ -46,14 +45,17 @@ def picture(path: Path, rows: Mapping[str, Mapping[str, Any]], models: tuple[str
                 markerfacecolor=colour if row["exact"]["bitwise"] else "white",
                 linestyle="none",
                 elinewidth=0.8,
-                label=None if label in labelled else label,
+                label=label,
             )
-            labelled.add(label)
         panel.set(title=model, xlabel="peak of activations, % of eager's", xlim=(0, None))
         panel.axhline(1.0, color="#999999", linewidth=0.6)
         panel.grid(alpha=0.25, linewidth=0.6)
     panels[0][0].set_ylabel("step, x eager (median and range)")
-    panels[0][-1].legend(frameon=False, fontsize=8)
+    drawn = [
+        handles_labels for panel in panels[0] for handles_labels in zip(*panel.get_legend_handles_labels(), strict=True)
+    ]
+    once = {label: handle for handle, label in drawn}
+    figure.legend(once.values(), once.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=4)
     figure.suptitle(
         "Time against memory, one compute thread; hollow: gradients or buffers are not eager's", fontsize=11
     )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,6 @@ GROUP = 3
 """Trainers at a time beside eager: a step of BERT-base is 2 GB with weights and gradients."""
 STARTUP_S, STEP_S = 600.0, 120.0
 """Longer than that and a process is given up: torch's compiler takes minutes."""
-WARM = 2
 Row = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -62,6 +62,15 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._digests = {ours: code(ours=ours) for ours in (False, True)}
+
+    def work(self) -> Path:
+        """A folder for profiles and pages of this very code; those of other code are removed."""
+        found = self._folder / f"work-{self._digests[True]}"
+        for other in self._folder.glob("work-*"):
+            if other != found:
+                shutil.rmtree(other)
+        found.mkdir(parents=True, exist_ok=True)
+        return found
 
     def path(self, key: str) -> Path:
         """The file of a row."""
@@ -106,17 +115,16 @@ class Child:
         self._process.start()
         theirs.close()
         self.startup: Row = {}
+        self._failed: ChildFailed | None = None
 
     def ready(self) -> None:
         """Wait until it has begun; raises `ChildFailed`."""
-        self.startup = self._answer(STARTUP_S)
+        self.startup = self.startup or self._answer(STARTUP_S)
 
     def ask(self, command: str, mode: str, limit_s: float = STEP_S) -> Row:
         """The answer to a command; raises `ChildFailed`."""
-        try:
+        with contextlib.suppress(OSError):  # the answer, or that there is none, tells why
             self._pipe.send((command, mode))
-        except OSError as error:
-            raise ChildFailed(f"the process ended with {self._process.exitcode}") from error
         return self._answer(limit_s)
 
     def close(self) -> None:
@@ -130,11 +138,19 @@ class Child:
         self._pipe.close()
 
     def _answer(self, limit_s: float) -> Row:
+        if self._failed is None:
+            try:
+                return self._received(limit_s)
+            except ChildFailed as failed:
+                self._failed = failed
+        raise self._failed
+
+    def _received(self, limit_s: float) -> Row:
         if not self._pipe.poll(limit_s):
             raise ChildFailed(f"no answer within {limit_s:.0f} s")
         try:
             found: Row = self._pipe.recv()
-        except EOFError as error:
+        except (EOFError, OSError) as error:
             self._process.join(5.0)
             raise ChildFailed(f"the process ended with {self._process.exitcode}") from error
         if "error" in found:
@@ -175,9 +191,8 @@ def run_model(model: str, jobs: Sequence[Job], kept: Kept, folder: Path, rounds:
     eager = Child(Job(model, "eager"), folder)
     try:
         eager.ready()
-        for _ in range(WARM):
-            eager.ask("step", "")
         eager.ask("reference", "")
+        eager.ask("step", "")
         own = Job(model, "eager")
         if own in left:
             left.remove(own)
@@ -247,11 +262,9 @@ class Running:
 
     def begin(self) -> None:
         """Wait for the process, run in, and compare with eager."""
-        if not self.child.startup:
-            self.child.ready()
-        for _ in range(WARM):
-            self.child.ask("step", self.mode, STARTUP_S)
-        self.row |= {"startup": self.child.startup, "exact": self.child.ask("exact", self.mode)}
+        self.child.ready()
+        self.row |= {"startup": self.child.startup, "exact": self.child.ask("exact", self.mode, STARTUP_S)}
+        self.child.ask("step", self.mode)
 
     def step(self, eager: Row) -> None:
         """One step beside one of eager's."""

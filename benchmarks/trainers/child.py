@@ -24,10 +24,9 @@ from .ours import Ours, prepare
 from .paging_hooks import PagingHooks
 from .peers import Checkpointed, Eager, MemoryBudget, Selective
 from .setting import Setting, Trainer, open_setting
-from .yields import waits
+from .yields import Asked, waits
 
 Answer = dict[str, Any]
-YIELD_STEPS = 3
 TRAINERS: Mapping[str, Callable[[Setting], Trainer]] = {
     "eager": Eager,
     "checkpoint": Checkpointed,
@@ -71,7 +70,7 @@ class AtWork:
     def answer(self, name: str, mode: str) -> Answer:
         """What a command found."""
         if isinstance(self.trainer, Ours):
-            self.trainer.whole(mode != "pieces")
+            self.trainer.turn(mode)
         commands: Mapping[str, Callable[[], Answer]] = {
             "step": self._step,
             "peak": self._peak,
@@ -84,17 +83,17 @@ class AtWork:
 
     def _step(self) -> Answer:
         """Seconds of a step, of the wall and of all threads' processors, and its peak if that costs no time."""
+        pacer = self.trainer.pacer if isinstance(self.trainer, Ours) else Asked()
+        pacer.begin(requests=False)
         start_s, own_s = time.perf_counter(), time.process_time()
         peak_bytes = None
         if meter.preloaded():
             _, peak_bytes = meter.counting(self.trainer.step)
         else:
             self.trainer.step()
-        return {
-            "wall_s": time.perf_counter() - start_s,
-            "cpu_s": time.process_time() - own_s,
-            "peak_bytes": peak_bytes,
-        }
+        wall_s, cpu_s = time.perf_counter() - start_s, time.process_time() - own_s
+        pacer.end()
+        return {"wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": peak_bytes}
 
     def _peak(self) -> Answer:
         """The peak alone."""
@@ -111,16 +110,15 @@ class AtWork:
         return differences(load_file(self._reference_path), found)
 
     def _yields(self) -> Answer:
-        """How soon training yields."""
+        """How soon training yields: by the timed steps so far, and by requests in one step more."""
         if not isinstance(self.trainer, Ours):
             return {}
-        asked = self.trainer.pacer
-        asked.forget()
-        for _ in range(YIELD_STEPS):
-            asked.begin()
-            self.trainer.step()
-            asked.end()
-        return {"wall": waits(asked.spans_s), "own": waits(asked.busy_s), "observed": asked.observed()}
+        pacer = self.trainer.pacer
+        by_spans = {"wall": waits(pacer.spans_s), "own": waits(pacer.busy_s)}
+        pacer.begin(requests=True)
+        self.trainer.step()
+        pacer.end()
+        return by_spans | {"observed": pacer.observed()}
 
     def _outcome(self) -> dict[str, Tensor]:
         return outcome(self.setting, self.trainer, self._buffers)

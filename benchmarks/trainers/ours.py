@@ -31,16 +31,17 @@ class Ours:
     """One plan, compiled once whole and once in pieces; both train the same model."""
 
     def __init__(self, setting: Setting, budget: str | None) -> None:
-        self.setting, self.pacer = setting, Asked()
+        self.setting = setting
         self._budget, self._profile = budget, read_profile(profile_path(setting))
         self._plain: dict[str, float] = json.loads(plain_path(setting).read_text())
-        whole = self._compiled(None)
-        self._steps = {False: whole, True: self._compiled(LONGEST_S, plan=whole.plan)}
-        self._now = whole
+        self._pacers = {mode: Asked() for mode in ("whole", "pieces")}
+        whole = self._compiled("whole")
+        self._steps = {"whole": whole, "pieces": self._compiled("pieces", plan=whole.plan, longest_s=LONGEST_S)}
+        self.turn("whole")
 
-    def whole(self, yes: bool) -> None:
-        """Whether the next steps compute every operation as a whole."""
-        self._now = self._steps[not yes]
+    def turn(self, mode: str) -> None:
+        """The next steps compute every operation as a whole, or those in pieces for which that is exact."""
+        self._now, self.pacer = self._steps[mode], self._pacers[mode]
 
     def step(self) -> Tensor:
         """One step."""
@@ -70,7 +71,7 @@ class Ours:
         for step in self._steps.values():
             step.close()
 
-    def _compiled(self, longest_s: float | None, **more: Any) -> TrainStep:
+    def _compiled(self, mode: str, **more: Any) -> TrainStep:
         setting = self.setting
         return compile_step(
             setting.model,
@@ -78,9 +79,8 @@ class Ours:
             setting.batch,
             self._budget,
             profile=self._profile,
-            pacer=self.pacer,
+            pacer=self._pacers[mode],
             page_dir=setting.folder,
-            longest_s=longest_s,
             **more,
         )
 

@@ -21,22 +21,18 @@ MEAN_GAP_S = 0.05
 class Asked:
     """A `Pacer` that notes when it is asked, in wall seconds and the thread's own, between `begin` and `end` of steps.
 
-    Requests come meanwhile, and are served at once; outside of these it is always clear.
+    Requests are served at once; outside of such steps it is always clear.
     """
 
     def __init__(self) -> None:
-        self._on = False
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew."""
         self.spans_s: list[float] = []
         self.busy_s: list[float] = []
         self._requests = RandomRequests(MEAN_GAP_S, seed=0)
+        self._on = self._wanted = False
 
-    def begin(self) -> None:
-        """A step begins."""
-        self._on = True
+    def begin(self, *, requests: bool) -> None:
+        """A step begins, with or without requests."""
+        self._on, self._wanted = True, requests
         self._requests.restart()
         self._restart()
 
@@ -50,7 +46,7 @@ class Asked:
         if not self._on:
             return True
         self._note()
-        return self._requests.clear()
+        return not self._wanted or self._requests.clear()
 
     def wait(self) -> float:
         """The request is served."""

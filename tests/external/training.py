@@ -37,7 +37,7 @@ def compare(name: str, budgets: str, folder: str) -> None:
     for budget in budgets.split(","):
         trainer = Ours(setting, budget or None)
         for mode in ("whole", "pieces"):
-            trainer.whole(mode == "whole")
+            trainer.turn(mode)
             row = differences(expected, outcome(setting, trainer, buffers))
             row["peak_bytes"] = meter.counting(trainer.step)[1]
             rows[f"{budget or 'no budget'}, {mode}"] = row | dict(trainer.figures())

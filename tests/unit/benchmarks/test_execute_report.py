@@ -131,6 +131,9 @@ class Failing:
         self.job, self.startup = Job("resnet18", "hooks"), {"startup_s": 1.0}
         self._command, self._reported = command, reported
 
+    def ready(self) -> None:
+        """It has begun."""
+
     def ask(self, command: str, mode: str, limit_s: float = 0.0) -> dict[str, Any]:
         if command == self._command:
             raise ChildFailed("no room", reported=self._reported)

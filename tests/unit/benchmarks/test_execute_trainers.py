@@ -155,7 +155,7 @@ def test_a_request_is_seen_at_the_next_asking() -> None:
     pacer = Asked()
     assert pacer.clear()
     assert pacer.observed() == {"requests": 0}
-    pacer.begin()
+    pacer.begin(requests=True)
     while pacer.clear():
         pass
     assert pacer.wait() == 0.0
@@ -164,8 +164,15 @@ def test_a_request_is_seen_at_the_next_asking() -> None:
     assert found["requests"] == 1
     assert 0 <= found["max_s"] <= max(pacer.spans_s)
     assert len(pacer.spans_s) == len(pacer.busy_s)
-    pacer.forget()
-    assert pacer.observed() == {"requests": 0}
+
+
+def test_without_requests_spans_alone_are_noted() -> None:
+    """A timed step is never asked to wait."""
+    pacer = Asked()
+    pacer.begin(requests=False)
+    assert all(pacer.clear() for _ in range(5))
+    pacer.end()
+    assert len(pacer.spans_s) == 6
 
 
 def test_torchs_events_see_what_is_held() -> None:
