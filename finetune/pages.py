@@ -26,7 +26,10 @@ class Pages(Protocol):
         ...
 
     def read(self, number: int, memory: UntypedStorage) -> None:
-        """Begin to read one; `memory` is resized to the stored size when the transfer starts."""
+        """Begin to read one; `memory` is resized to the stored size when the transfer starts.
+
+        It is empty again when that fails, unless the storage is lost (see `empty`): then `memory` is left alone.
+        """
         ...
 
     def wait(self, number: int, timeout_s: float | None = None) -> bool:

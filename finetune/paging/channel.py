@@ -150,11 +150,15 @@ class Channel:
             move = self._store.write if transfer.act == "write" else self._store.read
             move(number, transfer.memory, self._between)
         except _Closed:
-            return PageFailed(number, transfer.act, "the pages were closed")
-        except Exception as error:  # noqa: BLE001 - whoever waits for the storage raises it
-            traceback.clear_frames(error.__traceback__)  # they hold the memory
-            return error
-        return None
+            error: Exception = PageFailed(number, transfer.act, "the pages were closed")
+        except Exception as met:  # noqa: BLE001 - whoever waits for the storage raises it
+            traceback.clear_frames(met.__traceback__)  # they hold the memory
+            error = met
+        else:
+            return None
+        if transfer.act == "read":
+            transfer.memory.resize_(0)  # nobody shall take what it holds for the storage
+        return error
 
     def _end(self, transfer: Transfer, error: Exception | None) -> None:
         with self._changed:

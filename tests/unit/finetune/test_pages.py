@@ -300,6 +300,32 @@ def test_a_broken_disk_fails_one_read_and_not_the_next_write() -> None:
     pages.close()
 
 
+def test_a_read_that_failed_leaves_nothing_that_looks_like_the_storage() -> None:
+    """Half of it, or a damaged one, is given back; the memory of a lost storage, its only copy, is left alone."""
+    pages = MemoryPages({0: 2 * PIECE_BYTES})
+    pages.write(0, content(2 * PIECE_BYTES))
+    pages.wait(0)
+    landing = torch.UntypedStorage(0)
+    pages.disk.flip_bit(pages.offsets[0] + PIECE_BYTES)
+    pages.read(0, landing)
+    with pytest.raises(PageCorrupted):
+        pages.wait(0)
+    assert landing.nbytes() == 0
+    pages.disk.broken = 5
+    pages.read(0, landing)
+    with pytest.raises(PageFailed):
+        pages.wait(0)
+    assert landing.nbytes() == 0
+    memory = content(2 * PIECE_BYTES)
+    pages.disk.full_at_write = 0
+    pages.write(0, memory)
+    pages.read(0, memory)
+    with pytest.raises(PageStoreFull):
+        pages.wait(0)
+    assert same(memory, content(2 * PIECE_BYTES))
+    pages.close()
+
+
 @pytest.mark.parametrize("short_bytes", [4096, 12_288 + 100, 1 << 20])
 def test_short_transfers_are_gone_on_with(short_bytes: int) -> None:
     """Each from a block's edge, as direct transfers must be."""
