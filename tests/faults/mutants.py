@@ -121,6 +121,16 @@ MUTANTS = (
         (Edit("governor/thoughts.py", "if (error := thought.exception()) is None:", "if True:"),),
         "13", 5,
     ),
+    Mutant(
+        "a checkpoint that leaves its half behind",
+        (Edit("telemetry/large_files.py", "        temporary.unlink(missing_ok=True)\n", ""),),
+        "20", 30,
+    ),
+    Mutant(
+        "a run that goes on with other random numbers",
+        (Edit("finetune/checkpoint.py", '"rng": self.rng}', '"rng": torch.get_rng_state()}'),),
+        "22", 150,
+    ),
 )  # fmt: skip
 
 

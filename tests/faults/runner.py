@@ -20,7 +20,7 @@ from .zygote import ROOT
 Json = dict[str, Any]
 HOST_S = 4.0
 """What a host may lose in a thinned run before a promise is called broken."""
-SOURCES = ("boards", "governor", "predictor", "telemetry", "tests/faults", "tests/fixtures")
+SOURCES = ("boards", "finetune", "governor", "predictor", "telemetry", "tests/faults", "tests/fixtures")
 
 
 def digest(root: Path = ROOT, sources: Sequence[str] = SOURCES) -> str:

@@ -63,6 +63,12 @@ def lay_out(folder: Path) -> None:
         (folder / name).mkdir()
 
 
+def laid_out(arguments: Sequence[str]) -> int:
+    """`lay_out` as a process."""
+    lay_out(Path(arguments[0]))
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train; 0 when all steps are done."""
     folder, steps, every = Path(arguments[0]), int(arguments[1]), int(arguments[2])
@@ -70,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     images, labels = pictures()
     model, order = network(), DataOrder(SAMPLES, BATCH, seed=3)
     optimizer = AdamW(model.parameters(), lr=0.01)
-    schedule = CosineAnnealingLR(optimizer, steps)
+    schedule = CosineAnnealingLR(optimizer, 30)
     torch.manual_seed(4)
     losses = os.open(folder / LOSSES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with _steps(folder, model, optimizer, plainly="plain" in arguments) as step:
