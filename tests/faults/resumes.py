@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuners killed, or refused room, at every system call on their pages and checkpoints, and the runs that follow."""
+"""Fine-tuners killed, or refused room, at every system call on pages and checkpoints, and the runs that follow."""
 
 from __future__ import annotations
 
