@@ -36,7 +36,7 @@ class PageFile:
 
     def write(self, number: int, memory: UntypedStorage, between: Between) -> None:
         """Write a storage; raises `PageStoreFull`, `PageFailed`."""
-        if memory.nbytes() != self._size(number, "write"):
+        if memory.nbytes() != self._size(number, "write", memory):
             raise PageFailed(number, "write", f"{memory.nbytes()} bytes, not {self._sizes[number]}")
         self._marks.pop(number, None)
         marks = []
@@ -48,7 +48,7 @@ class PageFile:
 
     def read(self, number: int, memory: UntypedStorage, between: Between) -> None:
         """Read a storage; raises `PageCorrupted`, `PageFailed`."""
-        size_bytes = self._size(number, "read")
+        size_bytes = self._size(number, "read", memory)
         if number not in self._marks:
             raise PageFailed(number, "read", "it was never written")
         if memory.nbytes() != size_bytes:
@@ -64,7 +64,9 @@ class PageFile:
         self._disk.close()
         self._buffer.close()
 
-    def _size(self, number: int, act: str) -> int:
+    def _size(self, number: int, act: str, memory: UntypedStorage) -> int:
+        if memory.device.type != "cpu":
+            raise PageFailed(number, act, f"its memory is on {memory.device.type}, and only the CPU's goes to a file")
         if number not in self._sizes:
             raise PageFailed(number, act, "no room was kept for it when the pages were opened")
         return self._sizes[number]

@@ -162,6 +162,14 @@ def test_only_what_was_announced_has_a_place(pages: Pages) -> None:
             pages.wait(number)
 
 
+def test_only_the_memory_of_the_cpu_goes_to_a_file(pages: Pages) -> None:
+    """An address of another device is never followed."""
+    elsewhere = torch.empty(4096, dtype=torch.uint8, device="meta").untyped_storage()
+    pages.write(9, elsewhere)
+    with pytest.raises(PageFailed, match="its memory is on meta"):
+        pages.wait(9)
+
+
 def test_a_storage_without_transfers_needs_no_waiting(pages: Pages) -> None:
     """Nothing is under way, so nothing is waited for."""
     assert pages.done(9)
