@@ -123,25 +123,25 @@ class Training:
 
 def killed(tally: Tally) -> None:
     """Row 22: whatever call was the last one, or whenever it came, the run goes on to the same end."""
-    with _training() as made:
+    with training() as made:
         calls = made.calls("")
         tally.note("calls_on_files", len(calls))
         kills = [Injection(call, "signal=KILL", str(number)) for call, number in calls]
-        _in_parallel(taken := tally.thin(kills), lambda kill: _killed_at(tally, made, kill))
+        in_parallel(taken := tally.thin(kills), lambda kill: _killed_at(tally, made, kill))
         tally.expect(tally.kinds["at a call"] > 0.9 * len(taken), f"too few deaths: {dict(tally.kinds)}")
         share = -(-tally.few(RANDOM_KILLS) // WORKERS)
-        _in_parallel(range(WORKERS), lambda seed: _killed_at_random(tally, made, seed, share))
+        in_parallel(range(WORKERS), lambda seed: _killed_at_random(tally, made, seed, share))
 
 
 def disk_full(tally: Tally) -> None:
     """Row 20: the checkpoint before stays whole, nothing lies beside it, the run is told and goes on."""
-    with _training() as made:
+    with training() as made:
         calls = made.calls("saved", _takes_room)
         tally.note("calls_on_a_checkpoint", len(calls))
         full = [Injection(call, "error=ENOSPC", str(number)) for call, number in calls]
-        _in_parallel(tally.thin(full), lambda fault: _refused(tally, made, fault))
+        in_parallel(tally.thin(full), lambda fault: _refused(tally, made, fault))
         pages = -(-len(made.ends[BEGUN]) // PAGE_BYTES)
-        _in_parallel(tally.thin(range(pages)), lambda room: _no_room(tally, made, pages, room))
+        in_parallel(tally.thin(range(pages)), lambda room: _no_room(tally, made, pages, room))
 
 
 def _takes_room(call: str, line: str) -> bool:
@@ -190,7 +190,7 @@ def _refused(tally: Tally, made: Training, fault: Injection) -> None:
 
 def _no_room(tally: Tally, made: Training, pages: int, room: int) -> None:
     """A small disk that holds the first checkpoint, and so many pages of the second."""
-    with made.case() as folder, _small_disk(folder / "saved", (pages + room) * PAGE_BYTES) as grow:
+    with made.case() as folder, small_disk(folder / "saved", (pages + room) * PAGE_BYTES) as grow:
         (folder / CHECKPOINT).write_bytes(made.ends[BEGUN])
         child = made.run(folder, STRUCK)
         child.wait(DEADLINE_S)
@@ -229,13 +229,14 @@ def _sound(tally: Tally, made: Training, folder: Path, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _training() -> Iterator[Training]:
+def training() -> Iterator[Training]:
+    """All that cases begin with."""
     with tempfile.TemporaryDirectory(prefix="teg-training-") as folder, Zygote(MODULES) as zygote:
         yield Training(zygote, Path(folder))
 
 
 @contextlib.contextmanager
-def _small_disk(folder: Path, size_bytes: int) -> Iterator[Callable[[], None]]:
+def small_disk(folder: Path, size_bytes: int) -> Iterator[Callable[[], None]]:
     """A disk of so many bytes in place of a folder; call what is yielded to make it large."""
 
     def mount(options: str) -> None:
@@ -248,7 +249,8 @@ def _small_disk(folder: Path, size_bytes: int) -> Iterator[Callable[[], None]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def _in_parallel(points: Sequence[T], case: Callable[[T], None]) -> None:
+def in_parallel(points: Sequence[T], case: Callable[[T], None]) -> None:
+    """A few cases at a time."""
     with ThreadPoolExecutor(WORKERS) as pool:
         for done in [pool.submit(case, point) for point in points]:
             done.result()

@@ -23,6 +23,7 @@ from finetune.capture import capture
 from finetune.capturing.optimizer import with_optimizer
 from finetune.checkpoint import TrainingState, load, save
 from finetune.data_order import DataOrder
+from finetune.errors import PagesError
 from finetune.plan import plan
 from finetune.plan_file import read_plan, write_plan
 from finetune.problem import Costs, Limits, Problem
@@ -30,6 +31,8 @@ from finetune.problem import Costs, Limits, Problem
 NAME = "a small network"
 CHECKPOINT, LOSSES = Path("saved/checkpoint.safetensors"), Path("losses")
 SAMPLES, BATCH = 50, 8
+STOPPED = 3
+"""The exit code of a run whose pages failed."""
 cross_entropy = nn.functional.cross_entropy
 
 
@@ -70,7 +73,15 @@ def laid_out(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train; 0 when all steps are done."""
+    """Train; 0 when all steps are done, `STOPPED` when a page could not be moved."""
+    try:
+        return _train(arguments)
+    except PagesError as error:
+        print(f"stopped: {type(error).__name__}: {error}", flush=True)
+        return STOPPED
+
+
+def _train(arguments: Sequence[str]) -> int:
     folder, steps, every = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     torch.set_num_threads(1)
     images, labels = pictures()
