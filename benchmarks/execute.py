@@ -43,7 +43,7 @@ def main() -> int:
     if args.trainers:
         todo = {model: [job for job in jobs if job.trainer in args.trainers] for model, jobs in todo.items()}
     FOLDER.mkdir(parents=True, exist_ok=True)
-    kept = Kept(FOLDER / "rows")
+    kept = Kept(FOLDER)
     work = kept.work()
     until_s = math.inf if FULL else began_s + 60 * args.minutes
     with environment(FOLDER):

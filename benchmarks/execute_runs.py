@@ -26,6 +26,8 @@ import torch
 from .execute_report import key_of, modes
 from .trainers import child, meter
 
+HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
+"""Freed memory stays with the process, for all trainers alike: to touch new pages costs a virtual host 1 s per GB."""
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = 3
 """Trainers at a time beside eager: a step of BERT-base is 2 GB with weights and gradients."""
@@ -162,7 +164,7 @@ class Child:
 def environment(folder: Path) -> Iterator[None]:
     """What children inherit: one thread, the meter where it can be built, and where torch's compiler keeps its work."""
     library = meter.build(folder)
-    wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | HEAP
     wanted["TORCHINDUCTOR_CACHE_DIR"] = str((folder / "inductor").resolve())
     if library:
         wanted["LD_PRELOAD"] = str(library)
