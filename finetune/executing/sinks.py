@@ -8,6 +8,7 @@ which for rules that treat every element alone gives the same bits, with tempora
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -83,7 +84,11 @@ class Optimizing:
             raise ValueError(f"clip_value must be finite and above 0, got {clip_value}")
         self.optimizer, self.clip_value = optimizer, clip_value
         self.rule: Rule | None = rule_of(optimizer)
+        # Without the wrappers for hooks and profilers, which cost more than the update of a small weight.
+        self._bare_step: Callable[[Optimizer], object] = inspect.unwrap(type(optimizer).step)
         self._groups: dict[Parameter, int] = {}
+        self._first: Parameter | None = None
+        """Whose update is the one in each training step that others are shown."""
 
     def check(self, parameters: Mapping[str, Parameter]) -> None:
         """Raises `OptimizerRefused` for a weight that is in none of the optimizer's groups: nobody would update it."""
@@ -100,8 +105,9 @@ class Optimizing:
             raise OptimizerRefused(self.optimizer, f"has no group with {name}")
         with torch.no_grad():
             found = as_its_weight(parameter, gradient)
+            self._first = parameter if self._first is None else self._first
             if parameter.nbytes <= PIECE_BYTES or not self._sliceable(parameter):
-                self._step(group, parameter, found)
+                self._step(group, parameter, found, seen=parameter is self._first)
                 pause()
             else:
                 self._step_in_pieces(group, parameter, found, pause)
@@ -130,14 +136,17 @@ class Optimizing:
         state: dict[str, Any] = self.optimizer.state.get(parameter, {})
         return {key: value for key, value in state.items() if is_state_of(parameter, value)}
 
-    def _step(self, group: int, parameter: Parameter, gradient: Tensor) -> None:
-        """The optimizer's step with nothing but this weight in its groups."""
+    def _step(self, group: int, parameter: Parameter, gradient: Tensor, seen: bool) -> None:
+        """The optimizer's step with nothing but this weight in its groups; schedulers and profilers have `seen` it."""
         groups, before = self.optimizer.param_groups, parameter.grad
         limit = self.clip_value
         parameter.grad = gradient if limit is None else gradient.clamp(-limit, limit)
         self.optimizer.param_groups = [{**groups[group], "params": [parameter]}]
         try:
-            self.optimizer.step()
+            if seen:
+                self.optimizer.step()
+            else:
+                self._bare_step(self.optimizer)
         finally:
             self.optimizer.param_groups, parameter.grad = groups, before
 
@@ -152,7 +161,7 @@ class Optimizing:
             member = Parameter(weight, requires_grad=False)
             given = {key: _copied(value) for key, value in state.items() if key not in known}
             given |= {key: flattened(parameter, value)[span] for key, value in known.items()}
-            made = self._stepped(group, member, piece, given if state else {})
+            made = self._stepped(group, member, piece, given if state else {}, begin == 0 and parameter is self._first)
             for key, value in made.items():
                 if key not in known and is_state_of(member, value):
                     if key not in whole:
@@ -163,12 +172,14 @@ class Optimizing:
         if made:
             self.optimizer.state[parameter] = made | whole
 
-    def _stepped(self, group: int, member: Parameter, gradient: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    def _stepped(
+        self, group: int, member: Parameter, gradient: Tensor, given: dict[str, Any], seen: bool
+    ) -> dict[str, Any]:
         """Step on a slice that has these states; its states after."""
         if given:
             self.optimizer.state[member] = given
         try:
-            self._step(group, member, gradient)
+            self._step(group, member, gradient, seen)
         finally:
             found: dict[str, Any] = self.optimizer.state.pop(member, {})
         return found
