@@ -78,7 +78,7 @@ def test_the_peak_with_workspaces_is_the_allocators(captured: Captured, found: P
 
 
 def test_a_step_with_an_optimizer_is_costed_too(captured: Captured, found: Profile) -> None:
-    """Updates have times by their size, and the workspace of the costliest options: two, decayed and clipped gradient."""
+    """Updates have times by their size, and the workspace of the costliest options: gradients decayed and clipped."""
     graph = with_optimizer(captured.graph, "adam")
     problem = problem_of(graph, found, Limits(1 << 40))
     replay(problem, keep_everything(graph))
