@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,14 +21,14 @@ from torch.fx import Node
 
 from .capture import Call, Captured
 from .splitting_rules import convolutions, elementwise, normalization, products, tables
-from .splitting_rules.cuts import Piecewise, Rule, Sample
-from .splitting_rules.trial import draw, same_bits
+from .splitting_rules.cuts import InCuts, Piecewise, Rule, Sample
+from .splitting_rules.trial import Draws, same_bits
 
-LONGEST_S = 0.004
+LONGEST_S = 0.006
 SLOWEST_BYTES_PER_S = 64e6
 """Arguments and results of small matrix products and convolutions; no operation that matters here is slower."""
-DEARER = 0.1
-"""A way into pieces that costs no more than this share is taken at once; else the cheapest."""
+GOOD = 0.3
+"""A way into pieces that is not worse than this, in shares of time and of length, is taken without looking further."""
 
 RULES: dict[object, Rule] = {
     **products.RULES,
@@ -74,13 +74,16 @@ def make_interruptible(
     split, whole = [], []
     tried: dict[tuple[str, str], tuple[float, tuple[Piecewise, Split] | None]] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        draws = Draws(captured)
         for op in captured.graph.ops:
             action = captured.actions[op.name]
             if not isinstance(action, Call):
                 continue
             alike = (op.target, op.detail)
+            if _touched_bytes(captured, action.node) < longest_s * SLOWEST_BYTES_PER_S:
+                continue
             if alike not in tried:
-                tried[alike] = _try(captured, action.node, longest_s, rules)
+                tried[alike] = _try(draws, action.node, longest_s, rules)
             seconds, found = tried[alike]
             if found is not None:
                 functions[op.name] = found[0]
@@ -91,25 +94,39 @@ def make_interruptible(
 
 
 def _try(
-    captured: Captured, node: Node, longest_s: float, rules: Mapping[object, Rule]
+    draws: Draws, node: Node, longest_s: float, rules: Mapping[object, Rule]
 ) -> tuple[float, tuple[Piecewise, Split] | None]:
-    """Seconds of a node's operation, and the cheapest way into pieces that keeps every bit."""
-    if _touched_bytes(captured, node) < longest_s * SLOWEST_BYTES_PER_S:
-        return 0.0, None
-    whole_s = _timed(draw(captured, node, "positive"))
+    """Seconds of a node's operation, and the best way into pieces that keeps every bit."""
     rule = rules.get(node.target) or _pointwise(node.target)
+    sample = draws.sample(node, "normal" if rule else "positive")
+    whole_s = _timed(sample, longest_s)
     if whole_s <= longest_s or rule is None:
         return whole_s, None
-    sample = _computed(draw(captured, node, "normal"))
-    other = _computed(draw(captured, node, "uneven"))
-    best: tuple[Piecewise, Split] | None = None
+    sample = _computed(sample)
+    ways: list[tuple[float, Piecewise]] = []
     for piecewise in rule(sample, math.ceil(whole_s / longest_s)):
-        found = _compared(piecewise, sample, other)
-        if len(found) > 1 and (best is None or sum(found) < best[1].pieces_s):
-            best = piecewise, Split("", str(node.target), whole_s, sum(found), max(found), len(found))
-            if sum(found) <= whole_s * (1 + DEARER):
+        spans_s = _compared(piecewise, sample)
+        if spans_s and isinstance(piecewise, InCuts):
+            piecewise = piecewise.evened(spans_s, longest_s)
+            spans_s = _compared(piecewise, sample)
+        if len(spans_s) > 1:
+            ways.append((_badness(spans_s, whole_s, longest_s), piecewise))
+            if ways[-1][0] <= GOOD:
                 break
-    return whole_s, best
+    del sample
+    if ways:
+        sample = _computed(draws.sample(node, "uneven"))
+        for _, piecewise in sorted(ways, key=lambda way: way[0]):
+            spans_s = _compared(piecewise, sample)
+            if spans_s:
+                pieces_s = sum(spans_s)
+                return whole_s, (piecewise, Split("", str(node.target), whole_s, pieces_s, max(spans_s), len(spans_s)))
+    return whole_s, None
+
+
+def _badness(spans_s: Sequence[float], whole_s: float, longest_s: float) -> float:
+    """How much longer all pieces take than the whole, and the longest than it should; shares."""
+    return max(0.0, sum(spans_s) / whole_s - 1) + max(0.0, max(spans_s) / longest_s - 1)
 
 
 def _pointwise(target: Any) -> Rule | None:
@@ -126,35 +143,37 @@ def _touched_bytes(captured: Captured, node: Node) -> int:
     return sum(memory.sizes_bytes[storage] for storage in read | made)
 
 
-def _compared(piecewise: Piecewise, *samples: Sample) -> list[float]:
-    """Seconds of each piece, nothing if the result differs from the whole operation's on one of the samples."""
+def _compared(piecewise: Piecewise, sample: Sample) -> list[float]:
+    """Seconds of each piece, nothing if result or random state differ from the whole operation's."""
     quickest: list[float] = []
-    for sample in samples:
-        clock, marks = _clock(), []
+    for _ in range(2):
+        marks, clock = [], _clock()
         torch.manual_seed(0)
         marks.append(clock())
         result = piecewise(lambda: marks.append(clock()), *sample.args, **sample.kwargs)  # noqa: B023
         marks.append(clock())
-        if not same_bits(result, sample.result):
+        if not same_bits(result, sample.result) or not same_bits(torch.get_rng_state(), sample.random_state):
             return []
-        spans = [end - start for start, end in pairwise(marks)]
-        quickest = min(quickest or spans, spans, key=sum)
+        del result  # the second time finds memory that was just freed, as the whole operation did
+        spans_s = [end - start for start, end in pairwise(marks)]
+        quickest = min(quickest or spans_s, spans_s, key=sum)
     return quickest
 
 
 def _computed(sample: Sample) -> Sample:
     torch.manual_seed(0)
-    return replace(sample, result=sample.target(*sample.args, **sample.kwargs))
+    result = sample.target(*sample.args, **sample.kwargs)
+    return replace(sample, result=result, random_state=torch.get_rng_state())
 
 
-def _timed(sample: Sample) -> float:
-    """Seconds of an operation, the first time apart: libraries prepare a kernel then."""
-    clock, spans = _clock(), []
-    for _ in range(3):
+def _timed(sample: Sample, longest_s: float) -> float:
+    """Seconds of an operation; one that takes long is timed again, since libraries prepare a kernel at first."""
+    clock, spans_s = _clock(), [math.inf]
+    while len(spans_s) < 3 and min(spans_s) > longest_s:
         start_s = clock()
         sample.target(*sample.args, **sample.kwargs)
-        spans.append(clock() - start_s)
-    return min(spans)
+        spans_s.append(clock() - start_s)
+    return min(spans_s)
 
 
 def _clock() -> Callable[[], float]:

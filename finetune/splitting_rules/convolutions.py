@@ -11,7 +11,7 @@ from itertools import product
 
 import torch
 
-from .cuts import Cut, Piecewise, Rule, Sample, in_cuts
+from .cuts import Cut, InCuts, Piecewise, Rule, Sample
 
 aten = torch.ops.aten
 
@@ -24,14 +24,14 @@ MASK = 10
 def forward(sample: Sample, parts: int) -> Iterator[Piecewise]:
     """convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
     image, weight, bias, *_, transposed, _, groups = sample.args
-    yield in_cuts(sample, parts, Cut(image.size(0), {0: 0}, {0: 0}))
+    yield InCuts(sample, parts, Cut(image.size(0), {0: 0}, {0: 0}))
     if transposed:
         return
     own = {1: 0} if bias is None else {1: 0, 2: 0}
     if groups > 1:
-        yield in_cuts(sample, parts, Cut(groups, {0: 1, **own}, {0: 1}, counted=GROUPS))
+        yield InCuts(sample, parts, Cut(groups, {0: 1, **own}, {0: 1}, counted=GROUPS))
     else:
-        yield in_cuts(sample, parts, Cut(weight.size(0), own, {0: 1}, grain=min(16, weight.size(0))))
+        yield InCuts(sample, parts, Cut(weight.size(0), own, {0: 1}, grain=min(16, weight.size(0))))
 
 
 def backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
@@ -57,7 +57,7 @@ def backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
             Cut(channels, {0: 1, 2: 0}, others, rest, packed=packed, grain=grain) for packed in (False, True)
         ] + [Cut(1, {}, others, rest)]
     for first, second in product(towards_input if mask[0] else [None], towards_weight if others else [None]):
-        yield in_cuts(sample, parts, *(cut for cut in (first, second) if cut is not None))
+        yield InCuts(sample, parts, *(cut for cut in (first, second) if cut is not None))
 
 
 RULES: dict[object, Rule] = {aten.convolution.default: forward, aten.convolution_backward.default: backward}

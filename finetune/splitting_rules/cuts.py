@@ -7,7 +7,9 @@ directly where the operation can write into given memory, else by a copy of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -28,12 +30,16 @@ Rule = Callable[["Sample", int], Iterator[Piecewise]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An operation with arguments like those that it meets in the step, and its result when computed whole."""
+    """An operation with arguments like those that it meets in the step.
+
+    Once it was computed whole, from a known random state: its result, and the random state after it.
+    """
 
     target: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    result: Any
+    result: Any = None
+    random_state: Tensor | None = None
 
     @property
     def results(self) -> list[Tensor | None]:
@@ -71,25 +77,36 @@ def spans(extent: int, parts: int, grain: int = 1) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in pairwise(bounds)]
 
 
-def in_cuts(sample: Sample, parts: int, *cuts: Cut) -> Piecewise:
-    """One cut after another, which together make all results, in about `parts` pieces."""
-    geometries = [None if found is None else Geometry.of(found) for found in sample.results]
-    single = isinstance(sample.result, Tensor)
-    shares = [(cut, spans(cut.extent, -(-parts // len(cuts)), cut.grain)) for cut in cuts]
-    target = sample.target
+class InCuts:
+    """One cut after another, which together make all results, in about `parts` pieces; a `Piecewise`."""
 
-    def run(pause: Pause, *args: Any, **kwargs: Any) -> Any:
-        results = [None if geometry is None else empty(geometry) for geometry in geometries]
+    def __init__(self, sample: Sample, parts: int, *cuts: Cut) -> None:
+        self._target = sample.target
+        self._single = isinstance(sample.result, Tensor)
+        self._geometries = [None if found is None else Geometry.of(found) for found in sample.results]
+        self._spans = [(cut, spans(cut.extent, -(-parts // len(cuts)), cut.grain)) for cut in cuts]
+
+    def __call__(self, pause: Pause, *args: Any, **kwargs: Any) -> Any:
+        """The operation's result."""
+        results = [None if geometry is None else empty(geometry) for geometry in self._geometries]
         first = True
-        for cut, found in shares:
+        for cut, found in self._spans:
             for start, length in found:
                 if not first:
                     pause()
                 first = False
-                _piece(target, cut, args, kwargs, results, start, length)
-        return results[0] if single else tuple(results)
+                _piece(self._target, cut, args, kwargs, results, start, length)
+        return results[0] if self._single else tuple(results)
 
-    return run
+    def evened(self, spans_s: Sequence[float], longest_s: float) -> InCuts:
+        """The same cuts, each in pieces of about `longest_s`, given how long each piece takes now."""
+        found = copy(self)
+        found._spans = []
+        left = list(spans_s)
+        for cut, now in self._spans:
+            cut_s, left = sum(left[: len(now)]), left[len(now) :]
+            found._spans.append((cut, spans(cut.extent, math.ceil(cut_s / longest_s), cut.grain)))
+        return found
 
 
 def into(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Tensor]) -> None:

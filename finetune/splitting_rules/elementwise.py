@@ -7,14 +7,16 @@ the same runs of memory, and the same share of them in vectors, as in the whole 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cuts import Cut, Piecewise, Rule, Sample, in_cuts
+from ..capturing.storages import Geometry
+from .cuts import Cut, InCuts, Pause, Piecewise, Rule, Sample, empty, spans
 
 aten = torch.ops.aten
 
@@ -23,7 +25,7 @@ def pointwise(sample: Sample, parts: int) -> Iterator[Piecewise]:
     """Any operation of broadcast arguments."""
     result: Tensor = sample.result
     for dimension in _outer(result, range(result.dim()), parts):
-        yield in_cuts(sample, parts, _broadcast(sample.args, result, dimension))
+        yield InCuts(sample, parts, _broadcast(sample.args, result, dimension))
 
 
 def softmax(sample: Sample, parts: int) -> Iterator[Piecewise]:
@@ -31,7 +33,7 @@ def softmax(sample: Sample, parts: int) -> Iterator[Piecewise]:
     result: Tensor = sample.result
     along = next(value for value in sample.args if isinstance(value, int)) % max(1, result.dim())
     for dimension in _outer(result, (d for d in range(result.dim()) if d != along), parts):
-        yield in_cuts(sample, parts, _broadcast(sample.args, result, dimension))
+        yield InCuts(sample, parts, _broadcast(sample.args, result, dimension))
 
 
 def reduction(sample: Sample, parts: int) -> Iterator[Piecewise]:
@@ -43,14 +45,40 @@ def reduction(sample: Sample, parts: int) -> Iterator[Piecewise]:
     for dimension in _outer(values, kept, parts):
         left = dimension if keeps else kept.index(dimension)
         extent = values.size(dimension)
-        yield in_cuts(sample, parts, Cut(extent, {0: dimension}, {0: left}, grain=min(32, extent)))
+        yield InCuts(sample, parts, Cut(extent, {0: dimension}, {0: left}, grain=min(32, extent)))
 
 
 def by_image(sample: Sample, parts: int) -> Iterator[Piecewise]:
     """Pooling and its gradient."""
     tensors = {position: 0 for position, value in enumerate(sample.args) if isinstance(value, Tensor)}
     results = dict.fromkeys(range(len(sample.results)), 0)
-    yield in_cuts(sample, parts, Cut(sample.args[0].size(0), tensors, results))
+    yield InCuts(sample, parts, Cut(sample.args[0].size(0), tensors, results))
+
+
+def padding(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """constant_pad_nd(x, pad, value), along a dimension that is not padded."""
+    result: Tensor = sample.result
+    unpadded = range(result.dim() - len(sample.args[1]) // 2)
+    for dimension in _outer(result, unpadded, parts):
+        yield partial(_padded, Geometry.of(result), dimension, parts)
+
+
+def _padded(
+    geometry: Geometry, dimension: int, parts: int, pause: Pause, source: Tensor, pad: Sequence[int], value: float = 0.0
+) -> Tensor:
+    made = empty(geometry)
+    into = made
+    for number, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        along = source.dim() - 1 - number
+        source = source.narrow(along, max(0, -before), source.size(along) + min(0, before) + min(0, after))
+        into = into.narrow(along, max(0, before), into.size(along) - max(0, before) - max(0, after))
+    for number, (start, length) in enumerate(spans(geometry.size[dimension], parts)):
+        if number:
+            pause()
+        if max(pad) > 0:
+            made.narrow(dimension, start, length).fill_(value)
+        into.narrow(dimension, start, length).copy_(source.narrow(dimension, start, length))
+    return made
 
 
 def copy(sample: Sample, parts: int) -> Iterator[Piecewise]:
@@ -58,7 +86,7 @@ def copy(sample: Sample, parts: int) -> Iterator[Piecewise]:
     result: Tensor = sample.result
     itself = replace(sample, target=_itself)
     for dimension in _outer(result, range(result.dim()), parts):
-        yield in_cuts(itself, parts, _broadcast(sample.args, result, dimension))
+        yield InCuts(itself, parts, _broadcast(sample.args, result, dimension))
 
 
 def _itself(source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -95,6 +123,7 @@ RULES: dict[object, Rule] = {
     aten.max_pool2d_with_indices_backward.default: by_image,
     aten.avg_pool2d.default: by_image,
     aten.avg_pool2d_backward.default: by_image,
+    aten.constant_pad_nd.default: padding,
     aten._to_copy.default: copy,
     aten.clone.default: copy,
 }

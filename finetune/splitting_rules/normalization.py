@@ -1,36 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation by channels, each with statistics of its own; layer normalisation by rows."""
+"""Batch normalisation: statistics by channels, each having its own, then the values by images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .cuts import Cut, Piecewise, Rule, Sample, in_cuts
+from .cuts import Cut, InCuts, Pause, Piecewise, Rule, Sample, spans
 
 aten = torch.ops.aten
 
 
-def batch_norm(sample: Sample, parts: int) -> Iterator[Piecewise]:
-    """Forward (input, weight, bias, mean, variance, ...) and backward (gradient, input, weight, ...)."""
+def forward(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """_native_batch_norm_legit_functional(input, weight, bias, mean, variance, training, momentum, eps)."""
+    if sample.args[5]:
+        yield partial(_normalised, parts)
+
+
+def _normalised(
+    parts: int,
+    pause: Pause,
+    values: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """The result, the batch's mean and inverse deviation, and the new running mean and variance.
+
+    The values are then normalised as in evaluation, with numbers chosen so that the kernel finds the scale and shift
+    of training: a variance of 1, no eps, and the inverse deviation inside the weight.
+    """
+    mean, variance = mean.clone(), variance.clone()
+    means, variances = torch.empty_like(mean), torch.empty_like(mean)
+    for start, length in spans(values.size(1), -(-parts * 3 // 4)):
+        found = values.narrow(1, start, length).contiguous()  # other layouts are summed in another order
+        running = mean.narrow(0, start, length), variance.narrow(0, start, length)
+        found = aten.batch_norm_update_stats(found, *running, momentum)
+        means.narrow(0, start, length).copy_(found[0])
+        variances.narrow(0, start, length).copy_(found[1])
+        pause()
+    deviation = (variances.double() + eps).sqrt().reciprocal().to(variances.dtype)
+    scale = deviation if weight is None else deviation * weight
+    made, ones, none = torch.empty_like(values), torch.ones_like(variances), values.new_empty(0)
+    for number, (start, length) in enumerate(spans(values.size(0), -(-parts // 4))):
+        if number:
+            pause()
+        piece = values.narrow(0, start, length), scale, bias, means, ones, False, momentum, 0.0
+        aten.native_batch_norm.out(*piece, out=made.narrow(0, start, length), save_mean=none, save_invstd=none)
+    return made, means, deviation, mean, variance
+
+
+def backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """native_batch_norm_backward(gradient, input, weight, ...) by channels."""
     channels = sample.args[0].size(1)
     arguments = {
-        position: 1 if value.dim() > 1 else 0
-        for position, value in enumerate(sample.args)
-        if isinstance(value, Tensor) and value.numel() >= channels
+        position: min(1, value.dim() - 1) for position, value in enumerate(sample.args) if isinstance(value, Tensor)
     }
-    results = {
-        position: 1 if value.dim() > 1 else 0
-        for position, value in enumerate(sample.results)
-        if value is not None and value.numel() >= channels
-    }
-    for packed in (False, True):
-        yield in_cuts(sample, parts, Cut(channels, arguments, results, packed=packed))
+    results = {position: min(1, value.dim() - 1) for position, value in enumerate(sample.results) if value is not None}
+    for packed in (True, False):
+        yield InCuts(sample, parts, Cut(channels, arguments, results, packed=packed))
 
 
 RULES: dict[object, Rule] = {
-    aten._native_batch_norm_legit_functional.default: batch_norm,
-    aten.native_batch_norm_backward.default: batch_norm,
+    aten._native_batch_norm_legit_functional.default: forward,
+    aten.native_batch_norm_backward.default: backward,
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .cuts import Cut, Piecewise, Rule, Sample, in_cuts
+from .cuts import Cut, InCuts, Piecewise, Rule, Sample
 
 aten = torch.ops.aten
 
@@ -27,13 +27,13 @@ def products(sample: Sample, parts: int) -> Iterator[Piecewise]:
         if bias.dim() == 2 and bias.size(0) > 1:
             rows[0] = 0
     for extent, arguments, dimension in ((right.size(1), columns, 1), (left.size(0), rows, 0)):
-        yield in_cuts(sample, parts, Cut(extent, arguments, {0: dimension}, grain=min(GRAIN, extent)))
+        yield InCuts(sample, parts, Cut(extent, arguments, {0: dimension}, grain=min(GRAIN, extent)))
 
 
 def batched(sample: Sample, parts: int) -> Iterator[Piecewise]:
     """bmm(a, b) and baddbmm(c, a, b) by batch, which changes no product."""
     everywhere = {position: 0 for position in range(len(sample.args)) if sample.args[position].dim() == 3}
-    yield in_cuts(sample, parts, Cut(sample.args[-1].size(0), everywhere, {0: 0}))
+    yield InCuts(sample, parts, Cut(sample.args[-1].size(0), everywhere, {0: 0}))
 
 
 RULES: dict[object, Rule] = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,19 +34,27 @@ def embedding_backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
 
 
 def dropout_forward(sample: Sample, parts: int) -> Iterator[Piecewise]:
-    """Our own dropout: the random numbers at once, so that their order stays, then by slices."""
+    """Our own dropout by slices; the random numbers as well where they are drawn one after the other, else at once."""
+    shares = spans(sample.args[0].size(0), parts)
 
-    def run(pause: Pause, values: Tensor, p: float) -> tuple[Tensor, Tensor]:
-        kept = torch.empty_like(values).bernoulli_(1.0 - p)
+    def run(pause: Pause, values: Tensor, p: float, *, at_once: bool = False) -> tuple[Tensor, Tensor]:
+        kept = torch.empty_like(values)
         mask = torch.empty_like(kept, dtype=torch.bool)
-        for start, length in spans(values.size(0), parts):
+        if at_once:
+            kept.bernoulli_(1.0 - p)
             pause()
+        for number, (start, length) in enumerate(shares):
+            if number:
+                pause()
             piece = kept.narrow(0, start, length)
+            if not at_once:
+                piece.bernoulli_(1.0 - p)
             mask.narrow(0, start, length).copy_(piece)
             torch.mul(values.narrow(0, start, length), piece.div_(1.0 - p), out=piece)
         return kept, mask
 
     yield run
+    yield partial(run, at_once=True)
 
 
 RULES: dict[object, Rule] = {

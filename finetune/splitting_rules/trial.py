@@ -6,7 +6,6 @@ Tensors have the sizes, strides and alignment of the step's; their numbers are d
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -29,16 +28,45 @@ aten = torch.ops.aten
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def draw(captured: Captured, node: Node, numbers: Numbers) -> Sample:
-    """A node's operation on numbers of that kind, the same ones every time; not computed yet."""
-    highest = _highest(node)
-    generator = torch.Generator().manual_seed(len(numbers))
-    made: dict[Node, Tensor] = {
-        value: _tensor(captured.memory.geometries[value], numbers, highest, generator) for value in node.all_input_nodes
-    }
-    args = torch.fx.node.map_arg(node.args, made.__getitem__)
-    kwargs = torch.fx.node.map_arg(node.kwargs, made.__getitem__)
-    return Sample(node.target, tuple(args), kwargs, None)
+class Draws:
+    """Samples of a captured step's operations; the numbers of each kind are drawn once."""
+
+    def __init__(self, captured: Captured) -> None:
+        self._geometries = captured.memory.geometries
+        generator = torch.Generator().manual_seed(0)
+        normal = torch.randn(POOL, generator=generator)
+        magnitudes = torch.randint(-4, 5, (POOL,), generator=generator)
+        uneven = normal * 10.0**magnitudes * (torch.rand(POOL, generator=generator) < 0.7)
+        self._pools = {"positive": torch.rand(POOL, generator=generator), "normal": normal, "uneven": uneven}
+
+    def sample(self, node: Node, numbers: Numbers) -> Sample:
+        """A node's operation on numbers of that kind, not computed yet."""
+        highest = _highest(node)
+        made = {
+            value: self._tensor(self._geometries[value], numbers, highest, position)
+            for position, value in enumerate(node.all_input_nodes)
+        }
+        args = torch.fx.node.map_arg(node.args, made.__getitem__)
+        kwargs = torch.fx.node.map_arg(node.kwargs, made.__getitem__)
+        return Sample(node.target, tuple(args), kwargs)
+
+    def _tensor(self, geometry: Geometry, numbers: Numbers, highest: int, position: int) -> Tensor:
+        shift = geometry.offset % ALIGNMENT_BYTES
+        lengths = zip(geometry.size, geometry.stride, strict=True)
+        count = 0 if 0 in geometry.size else shift + 1 + sum((size - 1) * stride for size, stride in lengths)
+        flat = _from(self._pools[numbers], count, POOL // 7 * position)
+        if geometry.dtype is torch.bool:
+            flat = flat > 0.5
+        elif not geometry.dtype.is_floating_point:
+            flat = flat.abs() * 1e6 % highest
+        return flat.to(geometry.dtype).as_strided(geometry.size, geometry.stride, shift)
+
+
+def _from(pool: Tensor, count: int, start: int) -> Tensor:
+    """So many numbers of a pool, over and over, from a place in it."""
+    first = pool[start : start + count]
+    again, rest = divmod(count - len(first), len(pool))
+    return torch.cat([first, *[pool] * again, pool[:rest]])
 
 
 def same_bits(found: Any, expected: Any) -> bool:
@@ -59,27 +87,3 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _highest(node: Node) -> int:
     """Integers of arguments are below this; they may number rows of a table."""
     return int(node.args[2]) if node.target is aten.embedding_dense_backward.default else 2  # type: ignore[arg-type]
-
-
-def _tensor(geometry: Geometry, numbers: Numbers, highest: int, generator: torch.Generator) -> Tensor:
-    shift = geometry.offset % ALIGNMENT_BYTES
-    reach = shift + 1 + sum((size - 1) * stride for size, stride in zip(geometry.size, geometry.stride, strict=True))
-    reach = 0 if 0 in geometry.size else reach
-    flat = _numbers(min(reach, POOL), geometry.dtype, numbers, highest, generator)
-    if reach > POOL:
-        flat = flat.repeat(math.ceil(reach / POOL))[:reach]
-    return flat.as_strided(geometry.size, geometry.stride, shift)
-
-
-def _numbers(count: int, dtype: torch.dtype, numbers: Numbers, highest: int, generator: torch.Generator) -> Tensor:
-    if dtype is torch.bool:
-        return torch.randint(0, 2, (count,), generator=generator).bool()
-    if not dtype.is_floating_point:
-        return torch.randint(0, highest, (count,), generator=generator, dtype=dtype)
-    if numbers == "positive":
-        return torch.rand(count, generator=generator).to(dtype)
-    drawn = torch.randn(count, generator=generator)
-    if numbers == "uneven":
-        magnitudes = torch.randint(-4, 5, (count,), generator=generator)
-        drawn *= 10.0**magnitudes * (torch.rand(count, generator=generator) < 0.7)
-    return drawn.to(dtype)
