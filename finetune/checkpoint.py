@@ -18,6 +18,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,12 +119,19 @@ class TrainingState:
             _check_optimizer(self.optimizer, optimizer)
 
 
-def save(path: Path, state: TrainingState, pause: Callable[[], None] = lambda: None) -> None:
+def save(
+    path: Path,
+    state: TrainingState,
+    *,
+    borrow: Callable[[Tensor], AbstractContextManager[Tensor]] = nullcontext,
+    pause: Callable[[], None] = lambda: None,
+) -> None:
     """Put a state at `path`, durably; the file before stays until the new one is whole, and after any error.
 
-    Holds one tensor at a time besides the state's own, and calls `pause` between pieces of at most 8 MB. What killed
-    processes have left in the folder is removed first. Raises `CheckpointInvalid` naming what cannot be saved, and
-    `OSError` (disk full).
+    `borrow` (`TrainStep.borrowed`) is entered for one tensor after another, so that what lies on storage need not be in
+    RAM all at once; besides that one tensor nothing is copied. `pause` is called between pieces of at most 8 MB. What
+    killed processes have left in the folder is removed first. Raises `CheckpointInvalid` naming what cannot be saved,
+    and `OSError` (disk full).
     """
     taken = Taken()
     fields = {name: getattr(state, name) for name in TrainingState.__slots__}
@@ -131,7 +139,7 @@ def save(path: Path, state: TrainingState, pause: Callable[[], None] = lambda: N
     content = {name: encode(value, name, taken) for name, value in fields.items()}
     sweep(path.parent)
     with replacing(path, mode=0o600) as descriptor:
-        write_tensors(descriptor, taken.tensors, {"checkpoint": FORMAT, "state": json.dumps(content)}, pause)
+        write_tensors(descriptor, taken.tensors, {"checkpoint": FORMAT, "state": json.dumps(content)}, pause, borrow)
 
 
 def load(path: Path, name: str | None = None) -> TrainingState:

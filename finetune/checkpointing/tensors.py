@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -53,26 +54,33 @@ class _Entry:
 
 
 def write_tensors(
-    descriptor: int, tensors: Mapping[str, Tensor], texts: Mapping[str, str], pause: Callable[[], None]
+    descriptor: int,
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, str],
+    pause: Callable[[], None],
+    borrow: Callable[[Tensor], AbstractContextManager[Tensor]],
 ) -> None:
-    """Write an empty file; `pause` is called between pieces. Raises `CheckpointInvalid` (a tensor) and `OSError`."""
+    """Write an empty file; `pause` is called between pieces, each tensor is in RAM within `borrow`.
+
+    Raises `CheckpointInvalid` (a tensor) and `OSError`.
+    """
     # larger elements first, which keeps every tensor aligned
-    order = sorted(tensors, key=lambda name: -_checked(name, tensors[name]).itemsize)
+    order = sorted(tensors, key=lambda name: -_known(name, tensors[name]).itemsize)
     header = _header({name: tensors[name] for name in order}, texts)
     total = xxhash.xxh3_128(header)
     write_all(descriptor, bytes(len(header)))
-    cached = 0
+    unsynced = 0
     for name in order:
-        tensor = tensors[name].detach().cpu().contiguous()
-        for piece in _pieces(tensor):
-            total.update(piece)
-            write_all(descriptor, piece)
-            cached += len(piece)
-            if cached >= PIECE_BYTES:
-                os.fdatasync(descriptor)
-                _let_go(descriptor, 0)
-                cached = 0
-            pause()
+        with borrow(tensors[name]) as tensor:
+            for piece in _pieces(_in_ram(name, tensor).detach().cpu().contiguous()):
+                total.update(piece)
+                write_all(descriptor, piece)
+                unsynced += len(piece)
+                if unsynced >= PIECE_BYTES:
+                    os.fdatasync(descriptor)
+                    _let_go(descriptor, 0)
+                    unsynced = 0
+                pause()
     os.lseek(descriptor, 0, os.SEEK_SET)
     write_all(descriptor, header[:_CHECKSUM_AT] + total.hexdigest().encode() + header[_CHECKSUM_END:])
 
@@ -107,14 +115,18 @@ def read_tensors(descriptor: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, texts
 
 
-def _checked(name: str, tensor: Tensor) -> Tensor:
-    """The tensor, if it can be saved; memory that is elsewhere (paged out) must not be read."""
+def _known(name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype not in _NAMES:
         raise CheckpointInvalid(name, f"is of {tensor.dtype}, which no checkpoint can hold")
+    return tensor
+
+
+def _in_ram(name: str, tensor: Tensor) -> Tensor:
+    """The tensor, if its memory may be read: one that is paged out has none."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + last + 1) * tensor.itemsize if tensor.numel() else 0
     if tensor.untyped_storage().nbytes() < needed:
-        raise CheckpointInvalid(name, "is not in RAM: save inside `resident()`")
+        raise CheckpointInvalid(name, "is not in RAM: give `save` the step's `borrowed`")
     return tensor
 
 

@@ -402,7 +402,35 @@ def test_a_weight_that_is_paged_out(tmp_path: Path) -> None:
     model.weight.untyped_storage().resize_(0)
     with pytest.raises(CheckpointInvalid, match=r"model\.weight is not in RAM"):
         save(tmp_path / "state.safetensors", state_of(model))
+    assert list(tmp_path.iterdir()) == []
     model.weight.untyped_storage().resize_(64)
+
+
+def test_weights_are_borrowed_one_by_one(tmp_path: Path) -> None:
+    """What is paged out is brought into RAM for as long as it is written, and no longer."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    expected = {name: weight.clone() for name, weight in model.state_dict().items()}
+    stored = {}
+    for name, weight in model.state_dict().items():
+        stored[weight.untyped_storage()._cdata] = expected[name]
+        weight.untyped_storage().resize_(0)
+    lent = []
+
+    @contextlib.contextmanager
+    def borrow(tensor: Tensor) -> Iterator[Tensor]:
+        found = stored.get(tensor.untyped_storage()._cdata)
+        if found is not None:
+            lent.append(tensor)
+            tensor.untyped_storage().resize_(found.nbytes)
+            tensor.copy_(found)
+        yield tensor
+        if found is not None:
+            tensor.untyped_storage().resize_(0)
+
+    save(tmp_path / "state.safetensors", state_of(model), borrow=borrow)
+    assert len(lent) == len(expected)
+    assert same(dict(load(tmp_path / "state.safetensors").model), expected)
+    assert all(not weight.untyped_storage().nbytes() for weight in model.state_dict().values())
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync", "fsync", "replace"])
