@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +19,12 @@ import torch
 from torch import nn
 from transformers import Trainer
 
+import finetune
+from finetune import errors
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "training.md").read_text(), flags=re.DOTALL)
+GUIDE = (DOCS / "training.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 
 
@@ -57,6 +63,18 @@ def test_the_guide_shows_what_the_examples_run() -> None:
     for snippet in SNIPPETS:
         indented = [textwrap.indent(snippet, " " * depth) for depth in (0, 4, 8)]
         assert any(found in text for text in texts for found in indented), snippet
+
+
+def test_the_guide_knows_every_argument_and_every_error() -> None:
+    """Each argument of `compile` has a row, and what is said to be raised exists."""
+    first = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", GUIDE, flags=re.MULTILINE)
+    named = [name for cell in first for name in re.findall(r"\w+", cell)]
+    arguments = {name for name in inspect.signature(finetune.compile).parameters if name != "progress"}
+    assert arguments <= set(named)
+    raised = {name for name in named if name[0].isupper()}
+    assert len(raised) >= 10
+    for name in raised:
+        assert issubclass(getattr(errors, name), errors.FinetuneError)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -120,22 +138,24 @@ def test_a_run_that_stopped_goes_on_with_the_same_bits(plain_loop: ModuleType, t
     assert not same(first, whole)
 
 
-def test_a_trainer_within_a_budget_trains_as_one_without(hugging_face: ModuleType, tmp_path: Path) -> None:
-    """Accumulation, clipping, schedule, two epochs of which the second half of the last part is missing: same bits."""
+class Plain(Trainer):
+    """Divides the loss as the example does."""
 
-    class Plain(Trainer):
-        loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga = False
 
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_trainer_within_a_budget_trains_as_one_without(hugging_face: ModuleType, tmp_path: Path, half: bool) -> None:
+    """Accumulation, clipping, a schedule, epochs whose last update has fewer batches, bfloat16: the same bits."""
     torch.manual_seed(0)
-    model, data = (
-        hugging_face.tiny_bert(),
-        hugging_face.sentences(28),
-    )  # seven batches, of which the last is alone
+    model, data = hugging_face.tiny_bert(), hugging_face.sentences(28)  # seven batches, the last one alone
     plain = copy.deepcopy(model)
-    arguments = hugging_face.arguments(tmp_path / "run")
+    arguments = replace(hugging_face.arguments(tmp_path / "run"), bf16=half)
     pages = tmp_path / "pages"
     pages.mkdir()
-    planned = hugging_face.PlannedTrainer(model, arguments, train_dataset=data, budget="50%", pages=pages)
+    planned = hugging_face.PlannedTrainer(
+        model, arguments, train_dataset=data, budget=None if half else "50%", pages=pages
+    )
     losses = [planned.train().training_loss, Plain(plain, arguments, train_dataset=data).train().training_loss]
     assert losses[0] == losses[1]
     assert same(model, plain)
