@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .train import Report, TrainStep, compile  # noqa: A004 - as `torch.compile`
+    from .compilation import compile  # noqa: A004 - as `torch.compile`
+    from .train import Report, TrainStep
 
 __all__ = ["Report", "TrainStep", "compile"]
 
@@ -14,7 +15,7 @@ __all__ = ["Report", "TrainStep", "compile"]
 def __getattr__(name: str) -> Any:
     """Torch is imported when training is, not when a schedule is read."""
     if name in __all__:
-        from . import train
+        from . import compilation, train
 
-        return getattr(train, name)
+        return getattr(compilation if name == "compile" else train, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

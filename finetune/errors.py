@@ -144,7 +144,7 @@ class CryptographyMissing(FinetuneError):
 
 
 class CheckpointInvalid(FinetuneError):
-    """A training state cannot be saved, or a checkpoint is damaged, of another kind or another's; `field` says where."""
+    """A training state that cannot be saved, or a checkpoint that is damaged or another's; `field` says where."""
 
     def __init__(self, field: str, why: str) -> None:
         self.field, self.why = field, why

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .capture import Assign, Captured
 from .capturing.torch_private import storage_key
 from .errors import BatchMismatch, ModelChanged, PageCorrupted, PagesError, StepTorn
+from .executing.carried import Carried
 from .executing.lower import Lowered
 from .executing.runtime import Runtime
 from .executing.sinks import Sink
@@ -55,7 +56,7 @@ class Execution:
         self._shapes = {index: _Shape.of(captured.bound[node]) for index, node in inputs}
         for position, _ in self._from_batch:
             self._arguments[position] = torch.empty(0)
-        self._carried = _Carried(captured, graph, self._parameters, sink)
+        self._carried = Carried(captured, graph, lowered, self._parameters, sink, pages)
         numbers = {storage.name: number for number, storage in enumerate(graph.storages)}
         geometries = {numbers[name]: captured.memory.geometries[node] for name, node in captured.primaries.items()}
         self.runtime = Runtime(
@@ -64,7 +65,11 @@ class Execution:
         self.parked = lowered.parked
         self.torn = False
         self.steps, self.busy_s = 0, 0.0
-        self._park()
+        try:
+            self._carried.park()
+        except PagesError:
+            pages.close()
+            raise
 
     def step(self, batch: Sequence[Tensor]) -> Tensor:
         """One step; returns the loss, detached.
@@ -75,6 +80,8 @@ class Execution:
         if self.torn:
             raise StepTorn
         self._check(batch)
+        if self._carried.home:
+            self._carried.park()
         arguments = list(self._arguments)
         for position, index in self._from_batch:
             arguments[position] = batch[index].detach()
@@ -96,14 +103,20 @@ class Execution:
 
     @contextlib.contextmanager
     def resident(self) -> Iterator[None]:
-        """A scope in which every weight and state is in RAM, to be read or changed."""
+        """A scope in which every weight and state is in RAM, to be read or changed.
+
+        Raises `PagesError` at its end if there is no room on storage; everything is in RAM then.
+        """
+        if self._carried.home and not self.torn:
+            yield
+            return
         if not self.torn:
-            self._unpark()
+            self._carried.bring_home()
         try:
             yield
         finally:
             if not self.torn:
-                self._park()
+                self._carried.park()
 
     def restored(self) -> None:
         """All weights, states and gradients were put right (inside `resident`): the step may run again."""
@@ -111,8 +124,8 @@ class Execution:
 
     def close(self) -> None:
         """Leave the model as plain torch's; no step can run afterwards."""
-        if not self.torn:
-            self._unpark()
+        if not self.torn and not self._carried.home:
+            self._carried.bring_home()
         self.torn = True
         self._pages.close()
 
@@ -143,78 +156,11 @@ class Execution:
         if not self.torn:
             torch.set_rng_state(random_state)
             try:
-                self._put_back()
+                self._carried.put_back()
             except PagesError:
                 self.torn = True
         if self.torn:
-            for storage, tensor in self._paged():
-                tensor.untyped_storage().resize_(self._graph.storages[storage].size_bytes)
-
-    def _put_back(self) -> None:
-        """No weight or state has changed: what is on storage is good."""
-        for storage, tensor in self._paged():
-            memory = tensor.untyped_storage()
-            if storage in self.parked:
-                memory.resize_(0)
-            elif not memory.nbytes():
-                self._pages.read(storage, memory)
-                self._pages.wait(storage)
-
-    def _paged(self) -> Iterator[tuple[int, Tensor]]:
-        """The weights and states that this plan ever pages, those that there are."""
-        for storage in self._lowered.paged:
-            tensor = self._carried(storage) if self._graph.producers[storage] is None else None
-            if tensor is not None:
-                yield storage, tensor
-
-    def _park(self) -> None:
-        for storage in self._lowered.parked:
-            tensor = self._carried(storage)
-            if tensor is not None:
-                self._pages.write(storage, tensor.untyped_storage())
-                self._pages.wait(storage)
-                self._pages.empty(storage, tensor.untyped_storage())
-
-    def _unpark(self) -> None:
-        for storage in self._lowered.parked:
-            tensor = self._carried(storage)
-            if tensor is not None and not tensor.untyped_storage().nbytes():
-                self._pages.read(storage, tensor.untyped_storage())
-                self._pages.wait(storage)
-
-
-class _Carried:
-    """The tensor behind each storage that is there from step to step; None while there is none."""
-
-    def __init__(self, captured: Captured, graph: Graph, parameters: Mapping[str, nn.Parameter], sink: Sink) -> None:
-        self._sink = sink
-        self._fixed: dict[int, Tensor] = {}
-        self._gradients: dict[int, nn.Parameter] = {}
-        self._states: dict[int, tuple[nn.Parameter, str]] = {}
-        numbers = {storage.name: number for number, storage in enumerate(graph.storages)}
-        owners: dict[str, nn.Parameter] = {}
-        for node, tensor in captured.bound.items():
-            name = captured.graph.storages[captured.memory.storages[node][0]].name
-            role = captured.roles[node]
-            if role.kind == "batch":
-                continue
-            self._fixed[numbers[name]] = tensor
-            if role.kind == "parameter":
-                owners.setdefault(name, parameters[role.name])
-        for number, storage in enumerate(graph.storages):
-            owner, _, state = storage.name.rpartition(".")
-            if storage.kind == "gradient":
-                self._gradients[number] = owners[owner]
-            elif storage.kind == "optimizer":
-                self._states[number] = owners[owner], state
-
-    def __call__(self, storage: int) -> Tensor | None:
-        found = self._fixed.get(storage)
-        if found is not None:
-            return found
-        if storage in self._gradients:
-            return self._gradients[storage].grad
-        return self._sink.state(*self._states[storage])
+            self._carried.give_memory()
 
 
 def _assigned(captured: Captured) -> list[Tensor]:

@@ -79,13 +79,14 @@ def profile(
     counter: Counter | None = None,
     power: Power = ASSUMED,
     functions: Functions = MappingProxyType({}),
+    sealed: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Profile:
     """Measure a captured step here, and the storage under `page_dir`.
 
     Weights, buffers, gradients and the random state are left as they were. `counter` is the board's page if there is
     one; otherwise, and where it does not resolve, joules are `power` times seconds. `functions`: of nodes that are
-    computed in pieces. Raises `OSError` for the folder.
+    computed in pieces. `sealed`: pages will be encrypted. Raises `OSError` for the folder.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         progress("workspaces")
@@ -111,7 +112,7 @@ def profile(
     }
     machine = f"{platform.machine()} {_processor()}"
     threads = torch.get_num_threads()
-    speeds = measure_speeds(page_dir)
+    speeds = measure_speeds(page_dir, sealed=sealed)
     return Profile(graph.digest, machine, torch.__version__, threads, repeats, ops, updates, power, speeds)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from finetune.capture import Captured, capture
+from finetune.compilation import compile as compile_step
 from finetune.errors import GraphInvalid
 from finetune.planning.limits import ROOMY, plain_step
 from finetune.problem import Limits
 from finetune.profile import Profile, problem_of, profile
 from finetune.profiling.profile_file import read_profile, write_profile
 from finetune.train import TrainStep
-from finetune.train import compile as compile_step
 
 from .setting import Setting
 from .yields import Asked

@@ -47,9 +47,17 @@ def test_without_a_budget(name: str, optimizing: str | None) -> None:
     assert_equal(found, train_eagerly(make, None if optimizing is None else OPTIMIZERS[optimizing]))
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.parametrize("optimizing", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("name", "optimizing", "seed"),
+    [
+        ("residual", "sgd", 0),
+        ("residual", "momentum", 1),
+        ("residual", "adamw", 2),
+        ("attention", "sgd", 3),
+        ("attention", "momentum", 4),
+        ("attention", "adamw", 5),
+    ],
+)
 def test_at_the_smallest_budget(name: str, optimizing: str, seed: int, tmp_path: Path) -> None:
     """The same where weights, states and activations are paged and computed again as much as can be."""
     make = MODELS[name]

@@ -62,7 +62,7 @@ def tight_plan(graph: Graph, seed: int, share: float = 0.0, only: Only = "both")
     most = plain_step(problem).peak_bytes
     least = smallest_budget(problem, seed, only) or most
     budget_bytes = int(least + share * (most - least))
-    return plan(replace(problem, limits=Limits(budget_bytes)), seed=seed, steps=300, effort=0, only=only)
+    return plan(replace(problem, limits=Limits(budget_bytes)), seed=seed, steps=100, effort=0, only=only)
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
