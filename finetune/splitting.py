@@ -27,8 +27,13 @@ from .splitting_rules.trial import Draws, same_bits
 LONGEST_S = 0.006
 SLOWEST_BYTES_PER_S = 64e6
 """Arguments and results of small matrix products and convolutions; no operation that matters here is slower."""
-GOOD = 0.3
+MAY_EXCEED = 1.5
+"""A piece is not too long up to this multiple of what is asked for."""
+GOOD = 0.2
 """A way into pieces that is not worse than this, in shares of time and of length, is taken without looking further."""
+DEAR = 0.4
+VERY_LONG = 3
+"""Pieces that cost more than this share are not worth it unless the whole is so many times too long."""
 
 RULES: dict[object, Rule] = {
     **products.RULES,
@@ -103,30 +108,33 @@ def _try(
     if whole_s <= longest_s or rule is None:
         return whole_s, None
     sample = _computed(sample)
-    ways: list[tuple[float, Piecewise]] = []
+    ways: list[tuple[float, list[float], Piecewise]] = []
     for piecewise in rule(sample, math.ceil(whole_s / longest_s)):
         spans_s = _compared(piecewise, sample)
         if spans_s and isinstance(piecewise, InCuts):
             piecewise = piecewise.evened(spans_s, longest_s)
             spans_s = _compared(piecewise, sample)
         if len(spans_s) > 1:
-            ways.append((_badness(spans_s, whole_s, longest_s), piecewise))
+            if _badness(spans_s, whole_s, longest_s) > GOOD:
+                spans_s = min(spans_s, _compared(piecewise, sample), key=sum)
+            ways.append((_badness(spans_s, whole_s, longest_s), spans_s, piecewise))
             if ways[-1][0] <= GOOD:
                 break
     del sample
     if ways:
         sample = _computed(draws.sample(node, "uneven"))
-        for _, piecewise in sorted(ways, key=lambda way: way[0]):
-            spans_s = _compared(piecewise, sample)
-            if spans_s:
-                pieces_s = sum(spans_s)
+        for _, spans_s, piecewise in sorted(ways, key=lambda way: way[0]):
+            pieces_s = sum(spans_s)
+            if pieces_s > whole_s * (1 + DEAR) and whole_s < VERY_LONG * longest_s:
+                continue
+            if _compared(piecewise, sample):
                 return whole_s, (piecewise, Split("", str(node.target), whole_s, pieces_s, max(spans_s), len(spans_s)))
     return whole_s, None
 
 
 def _badness(spans_s: Sequence[float], whole_s: float, longest_s: float) -> float:
-    """How much longer all pieces take than the whole, and the longest than it should; shares."""
-    return max(0.0, sum(spans_s) / whole_s - 1) + max(0.0, max(spans_s) / longest_s - 1)
+    """How much longer all pieces take than the whole, and the longest than it may; shares."""
+    return max(0.0, sum(spans_s) / whole_s - 1) + max(0.0, max(spans_s) / (MAY_EXCEED * longest_s) - 1)
 
 
 def _pointwise(target: Any) -> Rule | None:
@@ -145,34 +153,29 @@ def _touched_bytes(captured: Captured, node: Node) -> int:
 
 def _compared(piecewise: Piecewise, sample: Sample) -> list[float]:
     """Seconds of each piece, nothing if result or random state differ from the whole operation's."""
-    quickest: list[float] = []
-    for _ in range(2):
-        marks, clock = [], _clock()
-        torch.manual_seed(0)
-        marks.append(clock())
-        result = piecewise(lambda: marks.append(clock()), *sample.args, **sample.kwargs)  # noqa: B023
-        marks.append(clock())
-        if not same_bits(result, sample.result) or not same_bits(torch.get_rng_state(), sample.random_state):
-            return []
-        del result  # the second time finds memory that was just freed, as the whole operation did
-        spans_s = [end - start for start, end in pairwise(marks)]
-        quickest = min(quickest or spans_s, spans_s, key=sum)
-    return quickest
+    marks, clock = [], _clock()
+    torch.default_generator.manual_seed(0)
+    marks.append(clock())
+    result = piecewise(lambda: marks.append(clock()), *sample.args, **sample.kwargs)
+    marks.append(clock())
+    same = same_bits(result, sample.result) and same_bits(torch.get_rng_state(), sample.random_state)
+    return [end - start for start, end in pairwise(marks)] if same else []
 
 
 def _computed(sample: Sample) -> Sample:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     result = sample.target(*sample.args, **sample.kwargs)
     return replace(sample, result=result, random_state=torch.get_rng_state())
 
 
 def _timed(sample: Sample, longest_s: float) -> float:
-    """Seconds of an operation; one that takes long is timed again, since libraries prepare a kernel at first."""
+    """Seconds of an operation; one that seems long is timed again: libraries prepare a kernel, memory is fresh."""
     clock, spans_s = _clock(), [math.inf]
-    while len(spans_s) < 3 and min(spans_s) > longest_s:
+    while min(spans_s) > longest_s and (len(spans_s) < 3 or (min(spans_s) < 2 * longest_s and len(spans_s) < 5)):
         start_s = clock()
-        sample.target(*sample.args, **sample.kwargs)
+        result = sample.target(*sample.args, **sample.kwargs)
         spans_s.append(clock() - start_s)
+        del result  # not on the clock: giving memory back takes a while
     return min(spans_s)
 
 

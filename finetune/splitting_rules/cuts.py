@@ -24,6 +24,9 @@ Pause = Callable[[], None]
 Piecewise = Callable[..., Any]
 """Called with a `Pause` and the operation's own arguments; gives the operation's own result."""
 
+TOLERATED = 0.3
+"""No further piece for this share of one."""
+
 Rule = Callable[["Sample", int], Iterator[Piecewise]]
 """Ways to compute an operation in about so many pieces, the likely best first."""
 
@@ -105,7 +108,7 @@ class InCuts:
         left = list(spans_s)
         for cut, now in self._spans:
             cut_s, left = sum(left[: len(now)]), left[len(now) :]
-            found._spans.append((cut, spans(cut.extent, math.ceil(cut_s / longest_s), cut.grain)))
+            found._spans.append((cut, spans(cut.extent, math.ceil(cut_s / longest_s - TOLERATED), cut.grain)))
         return found
 
 
