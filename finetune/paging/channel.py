@@ -182,4 +182,4 @@ class Channel:
 
 def _check_resizable(memory: UntypedStorage) -> None:
     if not memory.resizable():
-        raise ValueError("memory shared with numpy (.numpy() does so for good) or a file cannot be freed; copy it first")
+        raise ValueError("memory shared with numpy (.numpy() does so for good) or a file cannot be freed: copy it")

@@ -38,7 +38,6 @@ class PageFile:
         """Write a storage; raises `PageStoreFull`, `PageFailed`."""
         if memory.nbytes() != self._size(number, "write", memory):
             raise PageFailed(number, "write", f"{memory.nbytes()} bytes, not {self._sizes[number]}")
-        self._marks.pop(number, None)
         marks = []
         for start, size in _pieces(memory.nbytes()):
             between()
