@@ -195,10 +195,10 @@ def test_close_ends_the_thread_and_fails_what_has_not_ended(pages: Pages) -> Non
         pages.read(0, torch.UntypedStorage(0))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     acts=st.lists(
-        st.tuples(st.sampled_from(["write", "read", "hold", "go", "wait", "empty"]), st.sampled_from(sorted(SIZES))),
+        st.tuples(st.sampled_from(["write", "read", "hold", "go", "wait", "empty"]), st.sampled_from([0, 4, 7, 9])),
         max_size=30,
     )
 )
@@ -230,8 +230,8 @@ def test_transfers_end_in_the_order_in_which_they_were_begun(pages: Pages, acts:
 @pytest.mark.parametrize("act", ["write", "read"])
 def test_a_held_channel_stops_between_pieces(act: str) -> None:
     """Nothing more is moved than the piece under way, and all of it once it may go on."""
-    pages = MemoryPages({0: 20 * PIECE_BYTES})
-    memory = content(20 * PIECE_BYTES)
+    pages = MemoryPages({0: 10 * PIECE_BYTES})
+    memory = content(10 * PIECE_BYTES)
     pages.write(0, memory)
     pages.wait(0)
     pages.disk.calls.clear()
@@ -242,11 +242,11 @@ def test_a_held_channel_stops_between_pieces(act: str) -> None:
     moved = len(pages.disk.calls)
     assert not pages.wait(0, 0.1)
     assert len(pages.disk.calls) <= moved + 1
-    assert moved < 20
+    assert moved < 10
     pages.disk.slow_s = 0.0
     pages.go()
     pages.wait(0)
-    assert len(pages.disk.calls) == 20
+    assert len(pages.disk.calls) == 10
     pages.close()
 
 
