@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+import finetune
 from finetune.capture import Captured, capture
-from finetune.compilation import compile as compile_step
 from finetune.errors import GraphInvalid
 from finetune.planning.limits import ROOMY, plain_step
 from finetune.problem import Limits
@@ -73,7 +73,7 @@ class Ours:
 
     def _compiled(self, mode: str, **more: Any) -> TrainStep:
         setting = self.setting
-        return compile_step(
+        return finetune.compile(
             setting.model,
             setting.loss,
             setting.batch,

@@ -24,7 +24,7 @@ LIMIT = 0.7
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process with one thread, whose large blocks go back to the kernel when they are freed."""
-    wanted = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"} | environment
+    wanted = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"} | environment
     command = [sys.executable, "-m", "tests.external.training", *arguments]
     return subprocess.run(command, env=wanted, cwd=ROOT, capture_output=True, text=True, check=False)
 

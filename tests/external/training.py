@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import finetune.train
+import finetune
 from benchmarks.trainers import meter
 from benchmarks.trainers.exact import differences, outcome
 from benchmarks.trainers.ours import Ours, prepare
 from benchmarks.trainers.peers import Eager
 from benchmarks.trainers.setting import Setting, open_setting
-from finetune.plan_file import read_plan, write_plan
+from finetune.plan_file import write_plan
 
 STEPS = 3
 
@@ -49,7 +49,7 @@ def plan(name: str, batch: str, budget: str, folder: str) -> None:
     """Profile and plan a step with its optimizer, as whoever has the memory to keep everything once."""
     setting, optimizer = optimized(name, int(batch), Path(folder))
     page_dir = Path(folder)
-    with finetune.train.compile(
+    with finetune.compile(
         setting.model, setting.loss, setting.batch, budget, page_dir=page_dir, optimizer=optimizer
     ) as step:
         write_plan(page_dir / "plan.json", step.plan)
@@ -59,7 +59,8 @@ def train(how: str, name: str, batch: str, limit: str, folder: str) -> None:
     """Three steps under a limit of bytes that the kernel holds the process to, from before the model is made."""
     if int(limit):
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
-    setting, optimizer = optimized(name, int(batch), Path(folder))
+    page_dir = Path(folder)
+    setting, optimizer = optimized(name, int(batch), page_dir)
     seen = 0
 
     def eager(*batch: Tensor) -> Tensor:
@@ -73,9 +74,13 @@ def train(how: str, name: str, batch: str, limit: str, folder: str) -> None:
 
     step: Callable[..., Tensor] = eager
     if how == "ours":
-        made = read_plan(Path(folder) / "plan.json")
-        step = finetune.train.compile(
-            setting.model, setting.loss, setting.batch, plan=made, page_dir=Path(folder), optimizer=optimizer
+        step = finetune.compile(
+            setting.model,
+            setting.loss,
+            setting.batch,
+            plan=Path(folder) / "plan.json",
+            page_dir=Path(folder),
+            optimizer=optimizer,
         )
     torch.manual_seed(5)
     for _ in range(STEPS):
