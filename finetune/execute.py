@@ -51,7 +51,6 @@ class Execution:
         roles = [captured.roles[node] for node in lowered.arguments]
         self._from_batch = [(position, role.index) for position, role in enumerate(roles) if role.kind == "batch"]
         self._arguments = [captured.bound[node] for node in lowered.arguments]
-        self._device = captured.outputs[0].meta["val"].device.type
         inputs = [(role.index, node) for node, role in captured.roles.items() if role.kind == "batch"]
         self._shapes = {index: _Shape.of(captured.bound[node]) for index, node in inputs}
         for position, _ in self._from_batch:
@@ -60,7 +59,16 @@ class Execution:
         numbers = {storage.name: number for number, storage in enumerate(graph.storages)}
         geometries = {numbers[name]: captured.memory.geometries[node] for name, node in captured.primaries.items()}
         self.runtime = Runtime(
-            graph, budget_bytes, geometries, self._carried, self._take, _assigned(captured), pieces, pages, pacer
+            graph,
+            budget_bytes,
+            geometries,
+            self._carried,
+            self._take,
+            _assigned(captured),
+            pieces,
+            pages,
+            pacer,
+            _device(captured),
         )
         self.parked = lowered.parked
         self.torn = False
@@ -85,11 +93,11 @@ class Execution:
         arguments = list(self._arguments)
         for position, index in self._from_batch:
             arguments[position] = batch[index].detach()
-        before, start_s = torch.get_rng_state(), time.perf_counter()
+        before, start_s = self.runtime.random_state(), time.perf_counter()
         waited_s = self.runtime.tally.waited_s
         try:
             # Casts are in the captured step already.
-            with torch.no_grad(), torch.autocast(self._device, enabled=False):
+            with torch.no_grad(), torch.autocast(self.runtime.device.kind, enabled=False):
                 self.runtime.begin()
                 loss: Tensor = self._lowered.code.forward(self.runtime, *arguments)
                 self.runtime.finish()
@@ -118,6 +126,14 @@ class Execution:
             if not self.torn:
                 self._carried.park()
 
+    @contextlib.contextmanager
+    def borrowed(self, tensor: Tensor) -> Iterator[Tensor]:
+        """One weight or state in RAM, to be read; raises `StepTorn`, `PagesError`."""
+        if self.torn:
+            raise StepTorn
+        with self._carried.borrowed(tensor):
+            yield tensor
+
     def restored(self) -> None:
         """All weights, states and gradients were put right (inside `resident`): the step may run again."""
         self.torn = False
@@ -145,7 +161,7 @@ class Execution:
             if storage_key(self._parameters[name]) != key:
                 raise ModelChanged(name, "has new memory (.to(), .data =); compile again")
 
-    def _recover(self, error: BaseException, random_state: Tensor) -> None:
+    def _recover(self, error: BaseException, random_state: Sequence[Tensor]) -> None:
         """Nothing may be under way; what this step did not change is where it was."""
         self._pages.go()
         self.runtime.abandon()
@@ -154,13 +170,18 @@ class Execution:
                 self._pages.wait(storage)
         self.torn = self.runtime.updated or isinstance(error, PageCorrupted)
         if not self.torn:
-            torch.set_rng_state(random_state)
+            self.runtime.set_random_state(random_state)
             try:
                 self._carried.put_back()
             except PagesError:
                 self.torn = True
         if self.torn:
             self._carried.give_memory()
+
+
+def _device(captured: Captured) -> torch.device:
+    found: torch.device = captured.outputs[0].meta["val"].device
+    return found
 
 
 def _assigned(captured: Captured) -> list[Tensor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +69,13 @@ class TrainStep:
 
     @contextlib.contextmanager
     def resident(self) -> Iterator[nn.Module]:
-        """A scope with the whole model in RAM, to validate or to save it."""
+        """A scope with the whole model in RAM, to validate it or to change it."""
         with self._execution.resident():
             yield self._model
+
+    def borrowed(self, tensor: Tensor) -> AbstractContextManager[Tensor]:
+        """A scope with one weight or state of the optimizer in RAM, to be read; for `save`, which takes one by one."""
+        return self._execution.borrowed(tensor)
 
     def state_dict(self) -> dict[str, Any]:
         """`model`, `optimizer` (None without one) and `rng` as plain torch has them; copies where the plan pages."""

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
 from ..capture import Captured
+from ..capturing.torch_private import storage_key
 from ..errors import PagesError
 from ..graph import Graph
 from ..pages import Pages
@@ -57,9 +59,10 @@ class Carried:
         """Put on storage what the plan wants there between steps; if that fails, all is in RAM again when it raises."""
         try:
             for storage, tensor in self._there(self._parked):
-                self._pages.write(storage, tensor.untyped_storage())
-                self._pages.wait(storage)
-                self._pages.empty(storage, tensor.untyped_storage())
+                if tensor.untyped_storage().nbytes():  # none after an interrupt in the midst of this
+                    self._pages.write(storage, tensor.untyped_storage())
+                    self._pages.wait(storage)
+                    self._pages.empty(storage, tensor.untyped_storage())
         except PagesError:
             self.bring_home()
             raise
@@ -69,6 +72,22 @@ class Carried:
         """Bring everything into RAM; raises `PagesError`."""
         self.home = True
         self._fill(self._there(self._parked))
+
+    @contextlib.contextmanager
+    def borrowed(self, tensor: Tensor) -> Iterator[Tensor]:
+        """A weight or state in RAM while the block lasts, wherever it lies; only to be read. Raises `PagesError`."""
+        key = storage_key(tensor)
+        number = next((storage for storage, found in self._there(self._parked) if storage_key(found) == key), None)
+        if self.home or number is None:
+            yield tensor
+            return
+        memory = tensor.untyped_storage()
+        try:
+            self._pages.read(number, memory)
+            self._pages.wait(number)
+            yield tensor
+        finally:
+            self._pages.empty(number, memory)
 
     def put_back(self) -> None:
         """After a step that changed nothing and was given up: all lies where it did before; raises `PagesError`."""

@@ -104,9 +104,8 @@ def _train(arguments: Sequence[str]) -> int:
             schedule.step()
             os.write(losses, f"{number} {float(loss).hex()}\n".encode())
             if (number + 1) % every == 0:
-                with step.resident():
-                    now = TrainingState.of(NAME, number + 1, model, optimizer, schedule, data=order.state_dict())
-                    _saved(folder / CHECKPOINT, now)
+                now = TrainingState.of(NAME, number + 1, model, optimizer, schedule, data=order.state_dict())
+                _saved(folder / CHECKPOINT, now, step)
     return 0
 
 
@@ -123,10 +122,9 @@ class Plainly:
         self.optimizer.zero_grad()
         return loss.detach()
 
-    @contextlib.contextmanager
-    def resident(self) -> Iterator[None]:
-        """It always is."""
-        yield
+    def borrowed(self, tensor: Tensor) -> contextlib.AbstractContextManager[Tensor]:
+        """It is always in RAM."""
+        return contextlib.nullcontext(tensor)
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Take a state up."""
@@ -146,9 +144,9 @@ def _steps(folder: Path, model: nn.Module, optimizer: Optimizer, *, plainly: boo
         yield step
 
 
-def _saved(path: Path, state: TrainingState) -> None:
+def _saved(path: Path, state: TrainingState, step: finetune.TrainStep) -> None:
     """A run need not end with the disk's room: the last checkpoint stays, and the next may find more."""
     try:
-        save(path, state)
+        save(path, state, borrow=step.borrowed)
     except OSError as error:
         print(f"no checkpoint of step {state.step}: {error}", flush=True)

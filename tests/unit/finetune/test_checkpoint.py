@@ -32,12 +32,16 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+import finetune
+from finetune.capture import capture
+from finetune.capturing.optimizer import with_optimizer
 from finetune.capturing.torch_private import recording_memory
 from finetune.checkpoint import TrainingState, load, save
 from finetune.checkpointing.tensors import PIECE_BYTES
 from finetune.checkpointing.values import Taken, decode, encode
 from finetune.data_order import DataOrder
 from finetune.errors import CheckpointInvalid
+from tests.unit.finetune.training import residual, tight_plan
 
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64,
@@ -431,6 +435,37 @@ def test_weights_are_borrowed_one_by_one(tmp_path: Path) -> None:
     assert len(lent) == len(expected)
     assert same(dict(load(tmp_path / "state.safetensors").model), expected)
     assert all(not weight.untyped_storage().nbytes() for weight in model.state_dict().values())
+
+
+def test_a_step_lends_what_lies_on_storage(tmp_path: Path) -> None:
+    """A compiled step is saved as it is with all in RAM, holding one parked tensor at a time, and trains on exactly."""
+    model, loss, batches = residual()
+    optimizer = AdamW(model.parameters(), lr=0.01)
+    graph = with_optimizer(capture(model, loss, batches[0]).graph, "adam")
+    known = tight_plan(graph, 0, only="page")
+    with finetune.compile(model, loss, batches[0], optimizer=optimizer, plan=known, page_dir=tmp_path) as step:
+        for batch in batches[:2]:
+            step(*batch)
+        away = [weight for weight in model.parameters() if not weight.untyped_storage().nbytes()]
+        assert away, "the plan parks no weight"
+        now, most = TrainingState.of("steps", 2, model, optimizer), 0
+
+        def look() -> None:
+            nonlocal most
+            most = max(most, sum(weight.untyped_storage().nbytes() > 0 for weight in away))
+
+        save(tmp_path / "lent", now, borrow=step.borrowed, pause=look)
+        assert most == 1
+        assert all(not weight.untyped_storage().nbytes() for weight in away)
+        random_state = torch.get_rng_state()
+        expected = [step(*batch) for batch in batches[2:]]
+        state = load(tmp_path / "lent", "steps")
+        step.load_state_dict(state.trained())
+        with step.resident():
+            save(tmp_path / "resident", TrainingState.of("steps", 2, model, optimizer))
+        assert (tmp_path / "lent").read_bytes() == (tmp_path / "resident").read_bytes()
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert [step(*batch) for batch in batches[2:]] == expected
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync", "fsync", "replace"])
