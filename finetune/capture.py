@@ -18,7 +18,7 @@ from .capturing.assembly import Assembly
 from .capturing.captured import Accumulate, Action, Assign, Call, Captured, Loss, Step
 from .capturing.storages import find_storages
 from .capturing.tidy import tidy
-from .capturing.torch_private import Role, input_role, trace_step
+from .capturing.torch_private import Role, has_gradient_hooks, input_role, trace_step
 from .errors import CaptureRefused
 
 __all__ = ["Accumulate", "Action", "Assign", "Call", "Captured", "Loss", "Step", "capture"]
@@ -31,6 +31,9 @@ def capture(model: nn.Module, loss: Loss | None, example_batch: Sequence[Tensor]
     `CaptureRefused`, naming the operation, for a step that cannot be planned, and `UnsupportedTorch`.
     """
     step = Step(model, loss)
+    for hooked, parameter in step.named_parameters():
+        if has_gradient_hooks(parameter):
+            raise CaptureRefused(hooked.removeprefix("model."), "has hooks on its gradient, which no plan calls")
     traced = trace_step(step, example_batch)
     tidy(traced)
     roles, bound = _bind(traced, step, example_batch)
@@ -61,5 +64,5 @@ def _bind(traced: GraphModule, step: nn.Module, batch: Sequence[Tensor]) -> tupl
                 case "batch":
                     bound[node] = batch[role.index].detach()
                 case _:
-                    bound[node] = torch.ones(example.shape, dtype=example.dtype)
+                    bound[node] = torch.ones(example.shape, dtype=example.dtype, device=example.device)
     return roles, bound

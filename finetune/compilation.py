@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .capture import Accumulate, Loss, capture
+from .capture import Accumulate, Captured, Loss, capture
 from .capturing.operations import Functions
 from .capturing.optimizer import with_optimizer
 from .errors import NoPlan
@@ -21,7 +21,7 @@ from .executing.lower import judged, lower
 from .executing.sinks import Accumulating, Optimizing, Sink
 from .graph import Graph
 from .pacer import Free, Pacer
-from .pages import MemoryPages, Pages, open_pages
+from .pages import MemoryPages, Pages, PinnedPages, open_pages
 from .plan import Plan
 from .plan import plan as find_plan
 from .plan_file import read_plan
@@ -69,31 +69,36 @@ def compile(  # noqa: A001 - as `torch.compile`
         _make_resizable(model, optimizer)
     captured = capture(model, loss, example_batch)
     sink = _sink(optimizer, clip_value)
-    sums = [action for action in captured.actions.values() if isinstance(action, Accumulate)]
-    sink.check({found.parameter: captured.step.get_parameter(found.parameter) for found in sums})
-    graph = _pinned(captured.graph) if sink.rule is None else with_optimizer(captured.graph, sink.rule)
+    graph = _graph(captured, sink)
     functions: Functions = {}
     if longest_s is not None:
         progress("pieces")
         functions = make_interruptible(captured, longest_s).functions
-    folder = page_dir or Path(tempfile.gettempdir())
     if isinstance(plan, Path):
         plan = read_plan(plan, graph)
     elif plan is None and budget_bytes is None:
         plan = _everything(graph)
     elif plan is None:
-        known = profile or measure(captured, folder, functions=functions, sealed=sealed, progress=progress)
+        if profile is None:
+            folder = page_dir or Path(tempfile.gettempdir())
+            profile = measure(captured, folder, functions=functions, sealed=sealed, progress=progress)
         progress("plan")
         only: Only = "both" if page_dir else "recompute"
-        plan = _plan(graph, known, str(budget_bytes), deadline_s, quota_bytes, only)
+        plan = _plan(graph, profile, str(budget_bytes), deadline_s, quota_bytes, only)
     if not plan.schedule:
         raise NoPlan(plan.why, plan.budget_bytes, plan.smallest_budget_bytes)
     lowered = lower(captured, graph, plan, functions)
-    pages = _pages(
-        {number: graph.storages[number].size_bytes for number in lowered.paged}, page_dir, sealed, quota_bytes
-    )
+    sizes = {number: graph.storages[number].size_bytes for number in lowered.paged}
+    pages = _pages(sizes, example_batch[-1].device, page_dir, sealed, quota_bytes)
     execution = Execution(captured, graph, lowered, plan.budget_bytes, sink, pages, pacer or Free(), functions)
     return TrainStep(model, plan, execution, optimizer)
+
+
+def _graph(captured: Captured, sink: Sink) -> Graph:
+    """The step as the sink will have it run; raises `OptimizerRefused`."""
+    sums = [action for action in captured.actions.values() if isinstance(action, Accumulate)]
+    sink.check({found.parameter: captured.step.get_parameter(found.parameter) for found in sums})
+    return _pinned(captured.graph) if sink.rule is None else with_optimizer(captured.graph, sink.rule)
 
 
 def _sink(optimizer: Optimizer | None, clip_value: float | None) -> Sink:
@@ -116,9 +121,13 @@ def _plan(
     )
 
 
-def _pages(sizes: Mapping[int, int], folder: Path | None, sealed: bool, quota_bytes: int | None) -> Pages:
+def _pages(
+    sizes: Mapping[int, int], device: torch.device, folder: Path | None, sealed: bool, quota_bytes: int | None
+) -> Pages:
     if not sizes:
         return MemoryPages({})
+    if device.type == "cuda":
+        return PinnedPages(device, sizes)
     if folder is None:
         raise ValueError(f"the plan pages {sum(sizes.values())} bytes: page_dir must name a folder on storage")
     return open_pages(folder, sizes, sealed=sealed, quota_bytes=quota_bytes)

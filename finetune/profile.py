@@ -86,8 +86,10 @@ def profile(
 
     Weights, buffers, gradients and the random state are left as they were. `counter` is the board's page if there is
     one; otherwise, and where it does not resolve, joules are `power` times seconds. `functions`: of nodes that are
-    computed in pieces. `sealed`: pages will be encrypted. Raises `OSError` for the folder.
+    computed in pieces. `sealed`: pages will be encrypted. Raises `OSError` for the folder, `ValueError` on a GPU.
     """
+    if captured.outputs[0].meta["val"].device.type != "cpu":
+        raise ValueError("steps are profiled on the CPU alone so far; a plan can be made from another profile")
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         progress("workspaces")
         workspaces = _workspaces(captured, functions)

@@ -21,6 +21,7 @@ from ..errors import LossNotFinite
 from ..graph import Graph
 from ..pacer import Pacer
 from ..pages import Pages
+from .device import device_of
 
 LOOK_S = 0.001
 """How often a step that waits for a transfer asks whether inference wants the machine."""
@@ -54,11 +55,14 @@ class Runtime:
         pieces: Mapping[str, Callable[..., object]],
         pages: Pages,
         pacer: Pacer,
+        device: torch.device,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._graph, self._budget_bytes, self._geometries = graph, budget_bytes, geometries
         self._carried, self._sink, self._assigned, self._pieces = carried, sink, assigned, pieces
         self._pages, self._pacer, self._clear, self._clock_ns = pages, pacer, pacer.clear, clock_ns
+        self.device = device_of(device)
+        self._memory_of = device
         self.tally = Tally()
         self.updated = False
         """Whether this step has changed a weight, a gradient or a buffer."""
@@ -100,14 +104,14 @@ class Runtime:
 
     def read(self, storage: int) -> None:
         """Begin to read a storage back."""
-        self._landing[storage] = landing = torch.empty(0, dtype=torch.uint8).untyped_storage()
+        self._landing[storage] = landing = torch.empty(0, dtype=torch.uint8, device=self._memory_of).untyped_storage()
         self._bring(storage, landing)
 
     def arrive(self, storage: int) -> Tensor:
         """The first tensor of a storage that is being read, once it is there."""
         self.settle(storage)
         geometry = self._geometries[storage]
-        found = torch.empty(0, dtype=geometry.dtype)
+        found = torch.empty(0, dtype=geometry.dtype, device=self._memory_of)
         return found.set_(self._landing.pop(storage), geometry.offset, geometry.size, geometry.stride)
 
     # Storages that are there from step to step
@@ -178,18 +182,19 @@ class Runtime:
         """Compute an op that takes long, asking between its pieces."""
         return self._pieces[name](self.between, *args, **kwargs)
 
-    def random_state(self) -> Tensor:
-        """That of torch's generator."""
-        return torch.get_rng_state()
+    def random_state(self) -> Sequence[Tensor]:
+        """That of the generators."""
+        return self.device.random_state()
 
-    def set_random_state(self, state: Tensor) -> None:
-        """Put a state back."""
-        torch.set_rng_state(state)
+    def set_random_state(self, states: Sequence[Tensor]) -> None:
+        """Put such states back."""
+        self.device.set_random_state(states)
 
     # Getting out of the way
 
     def pause(self, op: int) -> None:
         """Asked after every op: note the time since the last question, and wait if somebody else should compute."""
+        self.device.launched()
         now_ns = self._clock_ns()
         span_s = (now_ns - self._asked_ns) / 1e9
         tally = self.tally
@@ -205,6 +210,7 @@ class Runtime:
         self._op -= 1
 
     def _yield(self) -> None:
+        self.device.settle()
         now_ns = self._clock_ns()
         self._pages.hold()
         try:
