@@ -91,8 +91,8 @@ def train_on(model: nn.Module, data: Batch, updates: int, saved: Path, budget: s
             picked = next(order)
             step(picture[picked], target[picked])
             done += 1
-            with step.resident():
-                save(saved, TrainingState.of("classifier", done, model, optimizer, data=order.state_dict()))
+            now = TrainingState.of("classifier", done, model, optimizer, data=order.state_dict())
+            save(saved, now, borrow=step.borrowed)
 
 
 if __name__ == "__main__":
