@@ -58,7 +58,7 @@ def trace_step(step: nn.Module, batch: Sequence[Tensor]) -> GraphModule:
     from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 
     try:
-        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        with _kept(step), warnings.catch_warnings(), contextlib.ExitStack() as stack:
             # What a library notes down for itself while it runs does not belong to the step.
             warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
             # The tracer itself makes an instance of a user's autograd function.
@@ -72,6 +72,18 @@ def trace_step(step: nn.Module, batch: Sequence[Tensor]) -> GraphModule:
     if not isinstance(graph_module, GraphModule):
         raise CaptureRefused("the step", f"was traced to a {type(graph_module).__name__}")
     return graph_module
+
+
+@contextlib.contextmanager
+def _kept(step: nn.Module) -> Iterator[None]:
+    """Put the very parameters and buffers back: the tracer forgets those of modules that have two names."""
+    held = [(module, dict(module._parameters), dict(module._buffers)) for module in step.modules()]
+    try:
+        yield
+    finally:
+        for module, parameters, buffers in held:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
 
 
 def input_role(node: Node) -> Role:
@@ -106,6 +118,11 @@ def faking() -> Iterator[Any]:
 def storage_key(tensor: Tensor) -> int:
     """Equal for tensors that share memory, as long as both live."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def has_gradient_hooks(parameter: nn.Parameter) -> bool:
+    """Whether `backward` would call somebody with the gradient of a weight; tracing does not see it."""
+    return any((parameter._backward_hooks, parameter._post_accumulate_grad_hooks))
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:

@@ -62,6 +62,20 @@ def test_capture_changes_nothing() -> None:
     assert len(digests) == 1
 
 
+def test_a_layer_of_two_names_stays_what_it_is() -> None:
+    """Its very parameters are in place after capture, and its gradient is the sum of both uses."""
+    torch.manual_seed(6)
+    layer = nn.Linear(4, 4)
+    model, batch = nn.Sequential(layer, nn.ReLU(), layer), (torch.randn(3, 4), torch.tensor([1, 0, 3]))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = planned(capture(model, cross_entropy, batch), seed=7)
+    assert all(model.get_parameter(name) is parameter for name, parameter in parameters.items())
+    expected = eager(copy.deepcopy(model), cross_entropy, batch, seed=7)
+    assert len(found) == len(expected) == 4  # weight, bias, loss and random state
+    for name, value in found.items():
+        assert torch.equal(value, expected[name.replace("grad 2.", "grad 0.")]), name
+
+
 def test_storages_are_those_of_a_real_run(captured) -> None:
     """Sizes, geometry and sharing found without values are those of real tensors."""
     _, _, step = captured
@@ -232,6 +246,15 @@ def test_what_cannot_be_planned_is_refused_by_name(kind: type[nn.Module], op: st
         capture(kind(), lambda found, _: found.sum(), (torch.ones(2, 4), torch.ones(2)))
     assert op in refused.value.op
     assert why in refused.value.why
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_weight_with_hooks_is_refused(register: str) -> None:
+    """`backward` would call them, a plan would not: the gradients would be others."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    getattr(model[1].weight, register)(lambda found: None)
+    with pytest.raises(CaptureRefused, match=r"1\.weight: has hooks"):
+        capture(model, cross_entropy, (torch.ones(3, 4), torch.tensor([0, 1, 0])))
 
 
 def test_a_loss_must_be_one_number() -> None:
