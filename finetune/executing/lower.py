@@ -9,13 +9,14 @@ its last use, at the latest where the schedule frees it. What is more than compu
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.fx import Graph as Code
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from ..capture import Accumulate, Assign, Call, Captured
 from ..capturing.tidy import draws_random
@@ -200,8 +201,7 @@ class _Lowering:
         return known[node]
 
     def _arguments(self, node: Node) -> tuple[Any, Any]:
-        convert: Callable[[Node], Node] = self._value
-        return _map(node.args, convert), _map(node.kwargs, convert)
+        return map_arg(node.args, self._value), map_arg(node.kwargs, self._value)
 
     def _carried(self, storage: int) -> bool:
         return self.graph.producers[storage] is None
@@ -249,9 +249,3 @@ def _only(storages: tuple[int | None, ...]) -> int:
     if storage is None:
         raise ValueError("a tensor without a storage")
     return storage
-
-
-def _map(args: Any, convert: Callable[[Node], Node]) -> Any:
-    from torch.fx.node import map_arg
-
-    return map_arg(args, convert)
