@@ -22,10 +22,10 @@ from finetune.capturing.optimizer import with_optimizer
 from finetune.checkpoint import TrainingState, load, save
 from finetune.execute import Execution
 from finetune.executing.lower import lower
-from finetune.executing.sinks import Optimizing
+from finetune.executing.sinks import Optimizing, as_its_weight
 from finetune.graph import Graph
 from finetune.pacer import Free
-from finetune.pages import Channel
+from finetune.paging.channel import Channel
 from finetune.paging.disk import Disk, open_disk
 from finetune.paging.marks import Checksum
 from finetune.paging.page_file import PIECE_BYTES, PageFile, layout
@@ -127,6 +127,18 @@ class Struck(Disk):
             strike(piece, offset)
 
 
+class Noting(Optimizing):
+    """Keeps a copy of every gradient that a weight is updated with, and the weight's name."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer)
+        self.taken: list[tuple[str, Tensor]] = []
+
+    def take(self, name: str, parameter: nn.Parameter, gradient: Tensor, pause: Callable[[], None]) -> None:
+        self.taken.append((name, as_its_weight(parameter, gradient).clone()))
+        super().take(name, parameter, gradient, pause)
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One piece of a storage, as one call of the disk moves it: `call` counts those of its kind in a step."""
@@ -141,13 +153,16 @@ class Page:
 
 
 class Job:
-    """A job at its checkpoint; `pages`: what one step from there moves; `after`: what it comes to undisturbed."""
+    """A job at its checkpoint; `pages`: what one step from there moves.
+
+    Undisturbed it comes to `loss` and `after`; `gradients` are those of that step and of one more.
+    """
 
     def __init__(self, make: Callable[[], tuple[nn.Module, list[Batch], Optimizer]], folder: Path) -> None:
         self.name, self._path = make.__name__, folder / CHECKPOINT
         self.model, self.batches, self.optimizer = make()
         captured = capture(self.model, cross_entropy, self.batches[0])
-        sink = Optimizing(self.optimizer)
+        self.sink = sink = Noting(self.optimizer)
         if sink.rule is None:
             raise Unfit(f"{self.name} has no optimizer in its step")
         graph = with_optimizer(captured.graph, sink.rule)
@@ -167,9 +182,12 @@ class Job:
             save(self._path, TrainingState.of(self.name, SAVED, self.model, self.optimizer))
         self.before = self.state()
         self.disk.calls.clear()
+        sink.taken.clear()
         self.loss = self.go_on()
         self.pages = [*self._pages("write"), *self._pages("read")]
         self.after = self.state()
+        self.go_on()
+        self.gradients = [gradient for _, gradient in sink.taken]
         self.load()
 
     def go_on(self) -> Tensor:

@@ -34,6 +34,9 @@ ROWS = {
         Row("15", "clockd killed at any instant", 236, "kills:clockd_killed", real=236, thin=7),
         Row("19", "disk full or EIO while paging out", 450, "paging_out:full", real=100, limit_s=2400.0, thin=61),
         Row("21", "page read back corrupted", 1_000, "flips:flipped", limit_s=1800.0, thin=100),
+        Row(
+            "24", "solver: infeasible, time-out, wrong answer", 2_000, "planner:asked", real=0, limit_s=2400.0, thin=43
+        ),
         Row("20", "disk full while checkpointing", 50, "resumes:disk_full", real=50, thin=9),
         Row("22", "fine-tuner killed at any instant", 300, "resumes:killed", real=300, limit_s=5400.0, thin=50),
         Row("mutants", "safeguards taken away one by one", 20, "mutants:noticed", real=13, limit_s=2400.0, thin=4),
