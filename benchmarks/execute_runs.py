@@ -96,11 +96,13 @@ class Kept:
 
 
 def code(*, ours: bool) -> str:
-    """A digest of the trainers, of torch and, for ours, of the product."""
+    """A digest of what measures, of the models, of torch and, for ours, of the product."""
     found = hashlib.sha256(torch.__version__.encode())
-    folders = [ROOT / "benchmarks/trainers", *([ROOT / "finetune"] if ours else [])]
-    for file in sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in {".py", ".c"}):
-        found.update(file.read_bytes())
+    paths = [Path(__file__), ROOT / "model_repository/architectures.py", ROOT / "benchmarks/trainers"]
+    for path in (*paths, ROOT / "finetune") if ours else paths:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in (file for file in files if file.suffix in {".py", ".c"}):
+            found.update(file.read_bytes())
     return found.hexdigest()[:8]
 
 

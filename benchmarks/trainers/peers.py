@@ -50,7 +50,7 @@ class Checkpointed(Eager):
     def __init__(self, setting: Setting, **options: Any) -> None:
         super().__init__(setting)
         for block in setting.blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)  # type: ignore[method-assign]
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
 
     def figures(self) -> Mapping[str, Any]:
         """How many blocks."""
