@@ -24,6 +24,17 @@ Pause = Callable[[], None]
 Piecewise = Callable[..., Any]
 """Called with a `Pause` and the operation's own arguments; gives the operation's own result."""
 
+aten = torch.ops.aten
+STRIDED = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.sum.dim_IntList,
+    aten.mean.dim,
+}
+"""Operations that write into a slice with gaps as into any other, besides the pointwise ones."""
+
 TOLERATED = 0.3
 """No further piece for this share of one."""
 
@@ -115,7 +126,7 @@ class InCuts:
 def into(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Tensor]) -> None:
     """Compute an operation into given tensors of the right shape, one for each tensor that it returns."""
     write = _writing(target)
-    if write is not None:
+    if write is not None and (_minds_strides(target) or all(result.is_contiguous() for result in results)):
         overload, names = write
         overload(*args, **kwargs, **dict(zip(names, results, strict=True)))
         return
@@ -161,6 +172,12 @@ def _slice(tensor: Tensor, dimension: int, extent: int, start: int, length: int)
 def empty(geometry: Geometry) -> Tensor:
     """Memory for a result, in its layout."""
     return torch.empty_strided(geometry.size, geometry.stride, dtype=geometry.dtype)
+
+
+@cache
+def _minds_strides(target: Any) -> bool:
+    """Whether an operation may write into a slice with gaps; some, softmax among them, take it for one without."""
+    return target in STRIDED or torch.Tag.pointwise in target.tags
 
 
 @cache

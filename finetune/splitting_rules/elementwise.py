@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations whose results each need few elements: pointwise ones, copies, softmax, sums over dimensions, pooling.
+"""Operations whose results each need few elements: pointwise ones, copies, softmax, sums over dimensions, by image.
 
 Slices are taken along the outermost dimension in memory that has enough of it, so that the kernels' inner loops see
 the same runs of memory, and the same share of them in vectors, as in the whole operation.
@@ -19,6 +19,9 @@ from ..capturing.storages import Geometry
 from .cuts import Cut, InCuts, Pause, Piecewise, Rule, Sample, empty, spans
 
 aten = torch.ops.aten
+
+LANES = 32
+"""Neighbours in memory are summed in vectors, several at once."""
 
 
 def pointwise(sample: Sample, parts: int) -> Iterator[Piecewise]:
@@ -45,11 +48,14 @@ def reduction(sample: Sample, parts: int) -> Iterator[Piecewise]:
     for dimension in _outer(values, kept, parts):
         left = dimension if keeps else kept.index(dimension)
         extent = values.size(dimension)
-        yield InCuts(sample, parts, Cut(extent, {0: dimension}, {0: left}, grain=min(32, extent)))
+        grain = min(LANES, extent) if values.stride(dimension) == 1 else 1
+        yield InCuts(sample, parts, Cut(extent, {0: dimension}, {0: left}, grain=grain))
 
 
 def by_image(sample: Sample, parts: int) -> Iterator[Piecewise]:
-    """Pooling and its gradient."""
+    """Pooling and fused attention, and their gradients; not with a mask per image."""
+    if any(isinstance(value, Tensor) and value.size(0) > 1 for value in sample.kwargs.values()):
+        return
     tensors = {position: 0 for position, value in enumerate(sample.args) if isinstance(value, Tensor)}
     results = dict.fromkeys(range(len(sample.results)), 0)
     yield InCuts(sample, parts, Cut(sample.args[0].size(0), tensors, results))
@@ -78,6 +84,27 @@ def _padded(
         if max(pad) > 0:
             made.narrow(dimension, start, length).fill_(value)
         into.narrow(dimension, start, length).copy_(source.narrow(dimension, start, length))
+    return made
+
+
+def joining(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """cat(tensors, dim): one tensor after another, large ones by slices."""
+    yield partial(_joined, Geometry.of(sample.result), parts)
+
+
+def _joined(geometry: Geometry, parts: int, pause: Pause, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    made, end, first = empty(geometry), 0, True
+    for tensor in tensors:
+        if tensor.dim() != made.dim():
+            continue  # cat takes empty tensors of one dimension for nothing
+        into = made.narrow(dim, end, tensor.size(dim))
+        end += tensor.size(dim)
+        share = -(-parts * tensor.numel() // max(1, made.numel()))
+        for start, length in spans(tensor.size(0), share):
+            if not first:
+                pause()
+            first = False
+            into.narrow(0, start, length).copy_(tensor.narrow(0, start, length))
     return made
 
 
@@ -123,7 +150,10 @@ RULES: dict[object, Rule] = {
     aten.max_pool2d_with_indices_backward.default: by_image,
     aten.avg_pool2d.default: by_image,
     aten.avg_pool2d_backward.default: by_image,
+    aten._scaled_dot_product_flash_attention_for_cpu.default: by_image,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: by_image,
     aten.constant_pad_nd.default: padding,
+    aten.cat.default: joining,
     aten._to_copy.default: copy,
     aten.clone.default: copy,
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation: statistics by channels, each having its own, then the values by images."""
+"""Batch normalisation: statistics by channels, each having its own, then the values by images; layer normalisation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,25 @@ def backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
         yield InCuts(sample, parts, Cut(channels, arguments, results, packed=packed))
 
 
+def layer_norm(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """native_layer_norm(input, shape, weight, bias, eps) by rows."""
+    values, shape = sample.args[:2]
+    if values.dim() > len(shape):
+        yield InCuts(sample, parts, Cut(values.size(0), {0: 0}, {0: 0, 1: 0, 2: 0}))
+
+
+def layer_norm_backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
+    """native_layer_norm_backward(gradient, input, shape, mean, deviation, weight, bias, mask): by rows; the rest."""
+    values, shape, mask = sample.args[1], sample.args[2], sample.args[7]
+    if values.dim() > len(shape) and mask[0]:
+        rows = Cut(values.size(0), {0: 0, 1: 0, 3: 0, 4: 0}, {0: 0}, {7: [True, False, False]})
+        others = {position: 0 for position in (1, 2) if mask[position]}
+        yield InCuts(sample, parts, rows, *([Cut(1, {}, others, {7: [False, *mask[1:]]})] if others else []))
+
+
 RULES: dict[object, Rule] = {
     aten._native_batch_norm_legit_functional.default: forward,
     aten.native_batch_norm_backward.default: backward,
+    aten.native_layer_norm.default: layer_norm,
+    aten.native_layer_norm_backward.default: layer_norm_backward,
 }
