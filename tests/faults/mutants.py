@@ -131,6 +131,18 @@ MUTANTS = (
         (Edit("finetune/checkpoint.py", '"rng": self.rng}', '"rng": torch.get_rng_state()}'),),
         "22", 150,
     ),
+    Mutant(
+        "pages whose checksum is not compared",
+        (Edit("finetune/paging/marks.py", "        return xxh3_64_digest(bytes_at(memory, size_bytes)) == mark\n",
+              "        return True\n"),),
+        "21", 100,
+    ),
+    Mutant(
+        "a step that goes on among its updates",
+        (Edit("finetune/execute.py", "self.torn = self.runtime.updated or isinstance(error, PageCorrupted)",
+              "self.torn = isinstance(error, PageCorrupted)"),),
+        "19", 61,
+    ),
 )  # fmt: skip
 
 

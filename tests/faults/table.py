@@ -39,6 +39,6 @@ ROWS = {
         ),
         Row("20", "disk full while checkpointing", 50, "resumes:disk_full", real=50, thin=9),
         Row("22", "fine-tuner killed at any instant", 300, "resumes:killed", real=300, limit_s=5400.0, thin=50),
-        Row("mutants", "safeguards taken away one by one", 20, "mutants:noticed", real=13, limit_s=2400.0, thin=4),
+        Row("mutants", "safeguards taken away one by one", 22, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
     )
 }
