@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,9 +25,11 @@ from finetune.capturing.optimizer import with_optimizer
 from finetune.checkpoint import TrainingState, load, save
 from finetune.data_order import DataOrder
 from finetune.errors import PagesError
-from finetune.plan import plan
+from finetune.executing.lower import judged
+from finetune.plan import Plan
 from finetune.plan_file import read_plan, write_plan
-from finetune.problem import Costs, Limits, Problem
+from finetune.planning.limits import ROOMY
+from finetune.planning.paging import page_everything
 
 NAME = "a small network"
 CHECKPOINT, LOSSES = Path("saved/checkpoint.safetensors"), Path("losses")
@@ -53,15 +56,13 @@ def pictures() -> tuple[Tensor, Tensor]:
 
 
 def lay_out(folder: Path) -> None:
-    """Make a folder for `main`; the plan is one of paging alone in little RAM, for a made-up disk and processor."""
+    """Make a folder for `main`; its plan keeps in RAM only what an operation touches, and needs no planner."""
     images, labels = pictures()
     captured = capture(network(), cross_entropy, (images[:BATCH], labels[:BATCH]))
     graph = with_optimizer(captured.graph, "adam")
-    ops, storages = len(graph.ops), len(graph.storages)
-    transfers = (0.1,) * storages
-    costs = Costs((1.0,) * ops, (1.0,) * ops, (0,) * ops, transfers, transfers, transfers, transfers)
-    least = plan(Problem(graph, costs, Limits(1)), steps=100, effort=0, only="page").smallest_budget_bytes or 0
-    write_plan(folder / "plan.json", plan(Problem(graph, costs, Limits(least)), steps=100, effort=0, only="page"))
+    roomy = Plan("feasible", "real", graph.digest, "", "", ROOMY, 0.0, page_everything(graph))
+    least = judged(graph, roomy).peak_bytes
+    write_plan(folder / "plan.json", replace(roomy, budget_bytes=least, peak_bytes=least, energy_j=0.0))
     for name in ("pages", "saved"):
         (folder / name).mkdir()
 
