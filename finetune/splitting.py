@@ -157,7 +157,6 @@ def _compared(piecewise: Piecewise, sample: Sample) -> list[float]:
     torch.default_generator.manual_seed(0)
     marks.append(clock())
     result = piecewise(lambda: marks.append(clock()), *sample.args, **sample.kwargs)
-    marks.append(clock())
     same = same_bits(result, sample.result) and same_bits(torch.get_rng_state(), sample.random_state)
     return [end - start for start, end in pairwise(marks)] if same else []
 

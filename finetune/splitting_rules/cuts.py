@@ -22,7 +22,10 @@ from ..capturing.storages import Geometry
 
 Pause = Callable[[], None]
 Piecewise = Callable[..., Any]
-"""Called with a `Pause` and the operation's own arguments; gives the operation's own result."""
+"""Called with a `Pause` and the operation's own arguments; gives the operation's own result.
+
+It pauses after every piece, the last too: what the step lets go of then, which may take milliseconds, comes after.
+"""
 
 aten = torch.ops.aten
 STRIDED = {
@@ -103,13 +106,10 @@ class InCuts:
     def __call__(self, pause: Pause, *args: Any, **kwargs: Any) -> Any:
         """The operation's result."""
         results = [None if geometry is None else empty(geometry) for geometry in self._geometries]
-        first = True
         for cut, found in self._spans:
             for start, length in found:
-                if not first:
-                    pause()
-                first = False
                 _piece(self._target, cut, args, kwargs, results, start, length)
+                pause()
         return results[0] if self._single else tuple(results)
 
     def evened(self, spans_s: Sequence[float], longest_s: float) -> InCuts:

@@ -78,12 +78,11 @@ def _padded(
         along = source.dim() - 1 - number
         source = source.narrow(along, max(0, -before), source.size(along) + min(0, before) + min(0, after))
         into = into.narrow(along, max(0, before), into.size(along) - max(0, before) - max(0, after))
-    for number, (start, length) in enumerate(spans(geometry.size[dimension], parts)):
-        if number:
-            pause()
+    for start, length in spans(geometry.size[dimension], parts):
         if max(pad) > 0:
             made.narrow(dimension, start, length).fill_(value)
         into.narrow(dimension, start, length).copy_(source.narrow(dimension, start, length))
+        pause()
     return made
 
 
@@ -93,7 +92,7 @@ def joining(sample: Sample, parts: int) -> Iterator[Piecewise]:
 
 
 def _joined(geometry: Geometry, parts: int, pause: Pause, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    made, end, first = empty(geometry), 0, True
+    made, end = empty(geometry), 0
     for tensor in tensors:
         if tensor.dim() != made.dim():
             continue  # cat takes empty tensors of one dimension for nothing
@@ -101,10 +100,8 @@ def _joined(geometry: Geometry, parts: int, pause: Pause, tensors: Sequence[Tens
         end += tensor.size(dim)
         share = -(-parts * tensor.numel() // max(1, made.numel()))
         for start, length in spans(tensor.size(0), share):
-            if not first:
-                pause()
-            first = False
             into.narrow(0, start, length).copy_(tensor.narrow(0, start, length))
+            pause()
     return made
 
 

@@ -28,7 +28,9 @@ def embedding_backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
             pause()
         flat = indices.reshape(-1)
         used = flat != padding
-        return made.index_add_(0, flat[used], gradient.reshape(flat.numel(), -1)[used])
+        made.index_add_(0, flat[used], gradient.reshape(flat.numel(), -1)[used])
+        pause()
+        return made
 
     yield run
 
@@ -43,14 +45,13 @@ def dropout_forward(sample: Sample, parts: int) -> Iterator[Piecewise]:
         if at_once:
             kept.bernoulli_(1.0 - p)
             pause()
-        for number, (start, length) in enumerate(shares):
-            if number:
-                pause()
+        for start, length in shares:
             piece = kept.narrow(0, start, length)
             if not at_once:
                 piece.bernoulli_(1.0 - p)
             mask.narrow(0, start, length).copy_(piece)
             torch.mul(values.narrow(0, start, length), piece.div_(1.0 - p), out=piece)
+            pause()
         return kept, mask
 
     yield run

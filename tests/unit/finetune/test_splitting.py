@@ -92,7 +92,9 @@ def test_a_rule_that_changes_one_bit_is_not_used(residual: Captured) -> None:
         def found(sample: Sample, parts: int) -> Iterator[Piecewise]:
             def run(pause: Pause, values: Tensor) -> Tensor:
                 pause()
-                return spoil(torch.relu(values))
+                found = spoil(torch.relu(values))
+                pause()
+                return found
 
             yield run
 
