@@ -15,8 +15,10 @@ Found = Callable[[str], Row | None]
 
 MODELS = ("resnet18", "efficientnet_b0", "bert_base")
 SHARES = (70, 50, 40, 30)
-EXTRA = {"bert_base": (20,), "efficientnet_b0": (20,)}
-"""Smaller still, where a peer gets by with so little; whole operations only."""
+EXTRA = {"bert_base": (20,), "efficientnet_b0": (20,), "resnet18": (54,)}
+"""Whole operations only: smaller still, where a peer gets by with so little; on ResNet-18 one op alone needs 53.4 %."""
+EVEN = 0.01
+"""Ratios no farther apart than that count as equal."""
 PEERS = ("checkpoint", "selective", "hooks", "memory_budget")
 MODES = ("whole", "pieces")
 KEEP, HALF = {"whole": 1.02, "pieces": 1.10}, {"whole": 1.10, "pieces": 1.20}
@@ -165,8 +167,11 @@ def _ahead(rows: Figures) -> Target:
             row = rows.get(key_of(model, peer))
             if row is None or "why" in row or not mine:
                 continue
-            behind = any(one["peak"] <= row["peak"] and one["wall"]["median"] <= row["wall"]["median"] for one in mine)
+            behind = any(
+                one["peak"] <= row["peak"] + EVEN and one["wall"]["median"] <= row["wall"]["median"] + EVEN
+                for one in mine
+            )
             exact = "" if row["exact"]["bitwise"] else ", not eager's step"
             name = f"{model} {peer}: {row['wall']['median']:.2f} x at {row['peak']:.2f}{exact}"
             pairs.append((name, behind))
-    return count("no peer is ahead in both time and peak", pairs)
+    return count(f"no peer is ahead in both time and peak (by more than {EVEN:g})", pairs)

@@ -26,7 +26,7 @@ import torch
 from .execute_report import key_of, modes
 from .trainers import child, meter
 
-HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
+HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 """Freed memory stays with the process, for all trainers alike: to touch new pages costs a virtual host 1 s per GB."""
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = 3
@@ -123,7 +123,13 @@ class Child:
 
     def ready(self) -> None:
         """Wait until it has begun; raises `ChildFailed`."""
-        self.startup = self.startup or self._answer(STARTUP_S)
+        if self._failed:
+            raise self._failed
+        try:
+            self.startup = self.startup or self._answer(STARTUP_S)
+        except ChildFailed as failed:
+            self._failed = failed
+            raise
 
     def ask(self, command: str, mode: str, limit_s: float = STEP_S) -> Row:
         """The answer to a command; raises `ChildFailed`."""
@@ -142,14 +148,6 @@ class Child:
         self._pipe.close()
 
     def _answer(self, limit_s: float) -> Row:
-        if self._failed is None:
-            try:
-                return self._received(limit_s)
-            except ChildFailed as failed:
-                self._failed = failed
-        raise self._failed
-
-    def _received(self, limit_s: float) -> Row:
         if not self._pipe.poll(limit_s):
             raise ChildFailed(f"no answer within {limit_s:.0f} s")
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that holds one trainer of one model and runs steps when it is told to.
 
-Commands come over a pipe as `(name, mode)`, answers go back as dictionaries; one with `error` ends the process.
+Commands come over a pipe as `(name, mode)`, answers go back as dictionaries, with `error` if that is what came of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..execute_report import modes
 from . import meter
 from .exact import differences, outcome
 from .ours import Ours, prepare
@@ -34,7 +35,10 @@ TRAINERS: Mapping[str, Callable[[Setting], Trainer]] = {
     "hooks": PagingHooks,
     "memory_budget": MemoryBudget,
     "ours": partial(Ours, budget=None),
-    **{f"ours_{share}": partial(Ours, budget=f"{share}%") for share in (70, 50, 40, 30, 20)},
+    **{
+        f"ours_{share}": partial(Ours, budget=f"{share}%", modes=modes(f"ours_{share}"))
+        for share in (70, 54, 50, 40, 30, 20)
+    },
 }
 
 
@@ -51,13 +55,16 @@ def serve(pipe: Connection, model: str, trainer: str, folder: Path) -> None:
         at_work = AtWork(setting, TRAINERS[trainer](setting))
         pipe.send({"startup_s": time.perf_counter() - began_s, "preloaded": meter.preloaded()})
         while (command := pipe.recv()) is not None:
-            name, mode = command
-            pipe.send(at_work.answer(name, mode))
+            pipe.send(at_work.told(*command))
         at_work.trainer.close()
     except EOFError:
         return  # nobody waits for an answer any more
     except Exception as error:  # noqa: BLE001 - the border: whatever a trainer meets is its row's figure
-        pipe.send({"error": f"{type(error).__name__}: {error}", "where": traceback.format_exc()})
+        pipe.send(_failure(error))
+
+
+def _failure(error: Exception) -> Answer:
+    return {"error": f"{type(error).__name__}: {error}", "where": traceback.format_exc()}
 
 
 class AtWork:
@@ -66,6 +73,13 @@ class AtWork:
     def __init__(self, setting: Setting, trainer: Trainer) -> None:
         self.setting, self.trainer = setting, trainer
         self._buffers = {name: buffer.clone() for name, buffer in setting.model.named_buffers()}
+
+    def told(self, name: str, mode: str) -> Answer:
+        """What a command found, or what it met: one mode may fail where the other does not."""
+        try:
+            return self.answer(name, mode)
+        except Exception as error:  # noqa: BLE001 - the border, as above
+            return _failure(error)
 
     def answer(self, name: str, mode: str) -> Answer:
         """What a command found."""

@@ -35,7 +35,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("name", "budgets"),
-    [("resnet18", ",70%,50%"), ("efficientnet_b0", ",50%,30%"), ("bert_base", ",50%,30%")],
+    [("resnet18", ",70%,60%"), ("efficientnet_b0", ",50%,30%"), ("bert_base", ",50%,30%")],
 )
 def test_a_budget_changes_memory_alone(name: str, budgets: str, tmp_path: Path) -> None:
     """Loss, gradients, statistics and random state are eager's bit for bit, and the peak is the one planned."""
