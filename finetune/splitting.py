@@ -9,6 +9,7 @@ bit stays whole.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +25,16 @@ from .splitting_rules import convolutions, elementwise, normalization, products,
 from .splitting_rules.cuts import InCuts, Piecewise, Rule, Sample
 from .splitting_rules.trial import Draws, same_bits
 
-LONGEST_S = 0.006
+LONGEST_S = 0.005
 SLOWEST_BYTES_PER_S = 64e6
 """Arguments and results of small matrix products and convolutions; no operation that matters here is slower."""
 MAY_EXCEED = 1.5
 """A piece is not too long up to this multiple of what is asked for."""
-GOOD = 0.2
+FRESH = 10
+"""Writing to memory for the first time takes up to so many times as long as writing to it again."""
+GOOD = 0.25
 """A way into pieces that is not worse than this, in shares of time and of length, is taken without looking further."""
-DEAR = 0.4
+DEAR = 0.5
 VERY_LONG = 3
 """Pieces that cost more than this share are not worth it unless the whole is so many times too long."""
 
@@ -114,9 +117,9 @@ def _try(
         if spans_s and isinstance(piecewise, InCuts):
             piecewise = piecewise.evened(spans_s, longest_s)
             spans_s = _compared(piecewise, sample)
+        if len(spans_s) > 1 and _badness(spans_s, whole_s, longest_s) > GOOD:
+            spans_s = min(spans_s, _compared(piecewise, sample), key=sum)
         if len(spans_s) > 1:
-            if _badness(spans_s, whole_s, longest_s) > GOOD:
-                spans_s = min(spans_s, _compared(piecewise, sample), key=sum)
             ways.append((_badness(spans_s, whole_s, longest_s), spans_s, piecewise))
             if ways[-1][0] <= GOOD:
                 break
@@ -153,6 +156,7 @@ def _touched_bytes(captured: Captured, node: Node) -> int:
 
 def _compared(piecewise: Piecewise, sample: Sample) -> list[float]:
     """Seconds of each piece, nothing if result or random state differ from the whole operation's."""
+    _forget()
     marks, clock = [], _clock()
     torch.default_generator.manual_seed(0)
     marks.append(clock())
@@ -168,14 +172,32 @@ def _computed(sample: Sample) -> Sample:
 
 
 def _timed(sample: Sample, longest_s: float) -> float:
-    """Seconds of an operation; one that seems long is timed again: libraries prepare a kernel, memory is fresh."""
-    clock, spans_s = _clock(), [math.inf]
-    while min(spans_s) > longest_s and (len(spans_s) < 3 or (min(spans_s) < 2 * longest_s and len(spans_s) < 5)):
-        start_s = clock()
-        result = sample.target(*sample.args, **sample.kwargs)
-        spans_s.append(clock() - start_s)
-        del result  # not on the clock: giving memory back takes a while
+    """Seconds of an operation on fresh memory, the least of three unless it is short anyway."""
+    found_s = _once(sample)
+    if found_s * FRESH < longest_s:
+        return found_s
+    _forget()
+    spans_s = [_once(sample)]  # the very first time does not count: libraries prepare a kernel then
+    while min(spans_s) > longest_s and len(spans_s) < 3:
+        _forget()
+        spans_s.append(_once(sample))
     return min(spans_s)
+
+
+def _once(sample: Sample) -> float:
+    clock = _clock()
+    start_s = clock()
+    result = sample.target(*sample.args, **sample.kwargs)
+    seconds = clock() - start_s
+    del result  # not on the clock: giving memory back takes a while
+    return seconds
+
+
+def _forget() -> None:
+    """Give free memory back to the system: an operation may find none in the step, and fresh memory takes long."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _clock() -> Callable[[], float]:
