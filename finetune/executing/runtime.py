@@ -58,7 +58,7 @@ class Runtime:
         device: torch.device,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._graph, self._budget_bytes, self._geometries = graph, budget_bytes, geometries
+        self._graph, self._budget_bytes, self._geometries = graph, budget_bytes, dict(geometries)
         self._carried, self._sink, self._assigned, self._pieces = carried, sink, assigned, pieces
         self._pages, self._pacer, self._clear, self._clock_ns = pages, pacer, pacer.clear, clock_ns
         self.device = device_of(device)
@@ -99,6 +99,8 @@ class Runtime:
 
     def write(self, storage: int, tensor: Tensor) -> None:
         """Begin to write a storage."""
+        # A kernel may lay its result out in another way than its trace foretold (batch norm of transposed values).
+        self._geometries[storage] = Geometry.of(tensor)
         self._written(storage)
         self._pages.write(storage, tensor.untyped_storage())
 
