@@ -33,7 +33,8 @@ def full(tally: Tally) -> None:
     with training() as runs:
         calls = runs.calls("pages", lambda call, line: call in ("pwrite64", "fallocate"))
         tally.note("calls_on_pages", len(calls))
-        faults = (("ENOSPC", "+"), ("EIO", ""), ("ENOSPC", ""), ("EIO", "+"))
+        # the first two calls open the file, where a disk that fails is the system's own error
+        faults = (("ENOSPC", ""), ("ENOSPC", "+"), ("EIO", ""), ("EIO", "+"))
         struck = [
             Injection(call, f"error={faults[at % 4][0]}", f"{number}{faults[at % 4][1]}")
             for at, (call, number) in enumerate(calls)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from finetune.graph import Graph
 from finetune.problem import Problem
-from finetune.replay import Replayed
+from finetune.replay import Replayed, replay
 from finetune.schedule import Entry, Schedule
 
 Spoilt = tuple[str, Problem, Schedule]
@@ -27,11 +27,18 @@ def spoilt(problem: Problem, schedule: Schedule, found: Replayed) -> Iterator[Sp
 def _limited(problem: Problem, schedule: Schedule, found: Replayed) -> Iterator[Spoilt]:
     """The schedule as it was, under a limit that it breaks."""
     limits = problem.limits
-    yield "a byte too little", replace(problem, limits=replace(limits, budget_bytes=found.peak_bytes - 1)), schedule
+    short = replace(problem, limits=replace(limits, budget_bytes=_needed_bytes(problem, schedule) - 1))
+    yield "a byte too little", short, schedule
     late = replace(limits, deadline_s=0.999 * found.step_time_s)
     yield "too late", replace(problem, limits=late), schedule
     if found.stored_bytes:
         yield "over the quota", replace(problem, limits=replace(limits, quota_bytes=found.stored_bytes - 1)), schedule
+
+
+def _needed_bytes(problem: Problem, schedule: Schedule) -> int:
+    """The peak if nothing were ever late: RAM of writes that last can be waited for, and is no part of it."""
+    none = (0.0,) * len(problem.graph.storages)
+    return replay(replace(problem, costs=replace(problem.costs, write_s=none, read_s=none)), schedule).peak_bytes
 
 
 def _computed(graph: Graph, schedule: Schedule, at: int) -> Iterator[tuple[str, Schedule]]:
