@@ -63,8 +63,7 @@ def backward(sample: Sample, parts: int) -> Iterator[Piecewise]:
         position: min(1, value.dim() - 1) for position, value in enumerate(sample.args) if isinstance(value, Tensor)
     }
     results = {position: min(1, value.dim() - 1) for position, value in enumerate(sample.results) if value is not None}
-    for packed in (True, False):
-        yield InCuts(sample, parts, Cut(channels, arguments, results, packed=packed))
+    yield InCuts(sample, parts, Cut(channels, arguments, results, packed=True))
 
 
 def layer_norm(sample: Sample, parts: int) -> Iterator[Piecewise]:
