@@ -56,12 +56,9 @@ class Execution:
         for position, _ in self._from_batch:
             self._arguments[position] = torch.empty(0)
         self._carried = Carried(captured, graph, lowered, self._parameters, sink, pages)
-        numbers = {storage.name: number for number, storage in enumerate(graph.storages)}
-        geometries = {numbers[name]: captured.memory.geometries[node] for name, node in captured.primaries.items()}
         self.runtime = Runtime(
             graph,
             budget_bytes,
-            geometries,
             self._carried,
             self._take,
             _assigned(captured),

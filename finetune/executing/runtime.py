@@ -48,7 +48,6 @@ class Runtime:
         self,
         graph: Graph,
         budget_bytes: int,
-        geometries: Mapping[int, Geometry],
         carried: Callable[[int], Tensor | None],
         sink: Callable[[str, Tensor], None],
         assigned: Sequence[Tensor],
@@ -58,7 +57,9 @@ class Runtime:
         device: torch.device,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._graph, self._budget_bytes, self._geometries = graph, budget_bytes, dict(geometries)
+        self._graph, self._budget_bytes = graph, budget_bytes
+        self._geometries: dict[int, Geometry] = {}
+        """How the first tensor of a written storage lay in it; a trace only guesses (batch norm of turned values)."""
         self._carried, self._sink, self._assigned, self._pieces = carried, sink, assigned, pieces
         self._pages, self._pacer, self._clear, self._clock_ns = pages, pacer, pacer.clear, clock_ns
         self.device = device_of(device)
@@ -99,7 +100,6 @@ class Runtime:
 
     def write(self, storage: int, tensor: Tensor) -> None:
         """Begin to write a storage."""
-        # A kernel may lay its result out in another way than its trace foretold (batch norm of transposed values).
         self._geometries[storage] = Geometry.of(tensor)
         self._written(storage)
         self._pages.write(storage, tensor.untyped_storage())

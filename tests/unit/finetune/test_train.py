@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 import finetune
 from finetune.capture import capture
@@ -16,6 +18,8 @@ from finetune.plan import Plan
 from tests.unit.finetune.training import (
     MODELS,
     OPTIMIZERS,
+    Batches,
+    Loss,
     Make,
     assert_equal,
     tight_plan,
@@ -70,3 +74,31 @@ def test_at_the_smallest_budget(name: str, optimizing: str, seed: int, tmp_path:
         found = train_compiled(step, model, batches, optimizer)
     assert_equal(found, train_eagerly(make, OPTIMIZERS[optimizing]))
     assert not list(tmp_path.iterdir())
+
+
+class Turned(nn.Module):
+    """Batch normalisation of what is not contiguous: its result lies otherwise than the trace says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 5)
+
+    def forward(self, found: Tensor) -> Tensor:
+        found = torch.tanh(self.norm(self.first(found).transpose(1, 2)))
+        return self.head(found.mean(2))
+
+
+def turned() -> tuple[nn.Module, Loss, Batches]:
+    torch.manual_seed(3)
+    batches: Batches = [(torch.randn(7, 3, 6), torch.randint(0, 5, (7,))) for _ in range(2)]
+    return Turned(), nn.functional.cross_entropy, batches
+
+
+def test_a_page_comes_back_in_the_layout_it_left_in(tmp_path: Path) -> None:
+    """Kernels lay results out as they please; a trace only guesses how."""
+    model, loss, batches = turned()
+    plan = tight_plan(with_optimizer(capture(model, loss, batches[0]).graph, "sgd"), 0, only="page")
+    optimizer = OPTIMIZERS["sgd"](trainable(model))
+    with finetune.compile(model, loss, batches[0], plan=plan, optimizer=optimizer, page_dir=tmp_path) as step:
+        found = train_compiled(step, model, batches, optimizer)
+    assert_equal(found, train_eagerly(turned, OPTIMIZERS["sgd"]))
