@@ -18,11 +18,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from .capture import Call, Captured
 from .splitting_rules import convolutions, elementwise, normalization, products, tables
-from .splitting_rules.cuts import InCuts, Piecewise, Rule, Sample
+from .splitting_rules.cuts import InCuts, Pause, Piecewise, Rule, Sample
 from .splitting_rules.trial import Draws, same_bits
 
 LONGEST_S = 0.005
@@ -69,6 +70,21 @@ class Pieces:
     functions: Mapping[str, Piecewise]
     split: tuple[Split, ...]
     whole: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A `Piecewise` for arguments laid out as those it was tried with; others, which a trace can mistake, go whole."""
+
+    piecewise: Piecewise
+    target: Any
+    strides: tuple[Any, ...]
+
+    def __call__(self, pause: Pause, *args: Any, **kwargs: Any) -> Any:
+        """The operation's result."""
+        if _strides(args) != self.strides:
+            return self.target(*args, **kwargs)
+        return self.piecewise(pause, *args, **kwargs)
 
 
 def make_interruptible(
@@ -131,8 +147,16 @@ def _try(
             if pieces_s > whole_s * (1 + DEAR) and whole_s < VERY_LONG * longest_s:
                 continue
             if _compared(piecewise, sample):
-                return whole_s, (piecewise, Split("", str(node.target), whole_s, pieces_s, max(spans_s), len(spans_s)))
+                verified = Verified(piecewise, node.target, _strides(sample.args))
+                return whole_s, (verified, Split("", str(node.target), whole_s, pieces_s, max(spans_s), len(spans_s)))
     return whole_s, None
+
+
+def _strides(args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(
+        value.stride() if isinstance(value, Tensor) else _strides(value) if isinstance(value, list | tuple) else None
+        for value in args
+    )
 
 
 def _badness(spans_s: Sequence[float], whole_s: float, longest_s: float) -> float:

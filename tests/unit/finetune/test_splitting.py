@@ -117,6 +117,19 @@ def test_a_rule_that_changes_one_bit_is_not_used(residual: Captured) -> None:
     assert names <= make_interruptible(residual, AT_ALL_S, {**RULES, relu: rule(lambda v: v)}).functions.keys()
 
 
+def test_arguments_in_another_layout_go_whole(residual: Captured) -> None:
+    """Pieces are for the strides that were tried; any others are computed whole, without a pause."""
+    pieces = make_interruptible(residual, AT_ALL_S)
+    name = next(found.op for found in pieces.split if found.target == "aten.relu.default")
+    node = residual.actions[name].node  # type: ignore[union-attr]
+    size = residual.memory.geometries[node].size
+    pauses: list[int] = []
+    for values, stops in ((torch.randn(size), True), (torch.randn(size).mT, False)):
+        pauses.clear()
+        assert torch.equal(pieces.functions[name](lambda: pauses.append(1), values), values.relu())
+        assert bool(pauses) == stops
+
+
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 32))
 def test_shares_cover_everything_once(extent: int, parts: int, grain: int) -> None:
     """Shares follow one another from 0 to the end, none is empty, and all but the last are multiples of the grain."""
