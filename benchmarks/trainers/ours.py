@@ -95,10 +95,10 @@ def path_of(setting: Setting, mode: str, what: str) -> Path:
     return setting.folder / f"{setting.name}.{mode}.{what}.json"
 
 
-def prepare(setting: Setting) -> None:
-    """Capture a model and profile it in both modes, unless profiles of this very graph are there."""
+def prepare(setting: Setting, modes: Sequence[str] = MODES) -> None:
+    """Capture a model and profile it in these modes, unless profiles of this very graph are there."""
     captured = capture(setting.model, setting.loss, setting.batch, setting.name)
-    for mode in MODES:
+    for mode in modes:
         plain = plain_step(problem_of(captured.graph, _profiled(setting, captured, mode), Limits(ROOMY)))
         told = {
             "step_s": plain.step_time_s,

@@ -22,9 +22,13 @@ LIMIT = 0.7
 """Of what eager holds when its forward pass ends."""
 
 
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
+"""Large blocks go back to the kernel when they are freed; what a hard limit counts."""
+
+
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process with one thread, whose large blocks go back to the kernel when they are freed."""
-    wanted = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"} | environment
+    """A process with one thread."""
+    wanted = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, "-m", "tests.external.training", *arguments]
     return subprocess.run(command, env=wanted, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -34,34 +38,34 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "budgets"),
-    [("resnet18", ",70%,60%"), ("efficientnet_b0", ",50%,30%"), ("bert_base", ",50%,30%")],
+    ("name", "budget"),
+    [("resnet18", "60%"), ("efficientnet_b0", "30%"), ("bert_base", "30%")],
 )
-def test_a_budget_changes_memory_alone(name: str, budgets: str, tmp_path: Path) -> None:
-    """Loss, gradients, statistics and random state are eager's bit for bit, and the peak is the one planned."""
+def test_a_budget_changes_memory_alone(name: str, budget: str, tmp_path: Path) -> None:
+    """Paged, recomputed and in pieces: all results are eager's bit for bit, and the peak is the one planned."""
     library = meter.build(tmp_path)
     assert library is not None
-    done = run("compare", name, budgets, str(tmp_path), LD_PRELOAD=str(library))
+    reused = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4000000000"}  # or it takes minutes
+    done = run("compare", name, budget, str(tmp_path), LD_PRELOAD=str(library), **reused)
     assert done.returncode == 0, done.stderr
     (rows,) = lines(done)
-    assert len(rows) == 6
-    for key, row in rows.items():
-        assert row["bitwise"], (key, row)
-        planned = row["predicted_peak_bytes"]
-        assert abs(row["peak_bytes"] - planned) <= max(PEAK_BYTES, PEAK_SHARE * planned), (key, row)
+    row = rows[budget]
+    assert row["bitwise"], row
+    planned = row["predicted_peak_bytes"]
+    assert abs(row["peak_bytes"] - planned) <= max(PEAK_BYTES, PEAK_SHARE * planned), row
 
 
 def test_training_where_eager_runs_out_of_memory(tmp_path: Path) -> None:
     """Under a hard limit eager fails for lack of memory, and ours trains to the losses of eager without one."""
     folder = str(tmp_path)
-    roomy = run("train", "eager", NAME, BATCH, "0", folder)
+    roomy = run("train", "eager", NAME, BATCH, "0", folder, **FREED_AT_ONCE)
     assert roomy.returncode == 0, roomy.stderr
     limit = str(int(LIMIT * lines(roomy)[0]["data_bytes"]))
-    failed = run("train", "eager", NAME, BATCH, limit, folder)
+    failed = run("train", "eager", NAME, BATCH, limit, folder, **FREED_AT_ONCE)
     assert failed.returncode != 0
     assert "allocate memory" in failed.stderr, failed.stderr
-    planned = run("plan", NAME, BATCH, BUDGET, folder)
+    planned = run("plan", NAME, BATCH, BUDGET, folder, **FREED_AT_ONCE)
     assert planned.returncode == 0, planned.stderr
-    ours = run("train", "ours", NAME, BATCH, limit, folder)
+    ours = run("train", "ours", NAME, BATCH, limit, folder, **FREED_AT_ONCE)
     assert ours.returncode == 0, ours.stderr
     assert [row["loss"] for row in lines(ours)] == [row["loss"] for row in lines(roomy)]

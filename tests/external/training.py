@@ -28,19 +28,18 @@ STEPS = 3
 
 
 def compare(name: str, budgets: str, folder: str) -> None:
-    """Per budget (an empty one is none) and mode: differences from eager's step, the peak, and what was promised."""
+    """Per budget, long operations in pieces: differences from eager's step, the peak, and what was promised."""
     setting = open_setting(name, Path(folder))
     buffers = {key: buffer.clone() for key, buffer in setting.model.named_buffers()}
     expected = {key: tensor.clone() for key, tensor in outcome(setting, Eager(setting), buffers).items()}
-    prepare(setting)
+    prepare(setting, ["pieces"])
     rows = {}
     for budget in budgets.split(","):
-        trainer = Ours(setting, budget or None)
-        for mode in ("whole", "pieces"):
-            trainer.turn(mode)
-            row = differences(expected, outcome(setting, trainer, buffers))
-            row["peak_bytes"] = meter.counting(trainer.step)[1]
-            rows[f"{budget or 'no budget'}, {mode}"] = row | dict(trainer.figures())
+        trainer = Ours(setting, budget, ["pieces"])
+        trainer.turn("pieces")
+        row = differences(expected, outcome(setting, trainer, buffers))
+        row["peak_bytes"] = meter.counting(trainer.step)[1]
+        rows[budget] = row | dict(trainer.figures())
         trainer.close()
     print(json.dumps(rows))
 
