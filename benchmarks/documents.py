@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -32,3 +34,11 @@ def put(document: str, tables: str, name: str) -> str:
     if not mark:
         raise ValueError(f"there are no lines {begin} and {end}")
     return f"{before}{begin}\n{tables}{end}{after}"
+
+
+def publish(tables: str, name: str, documents: Sequence[str]) -> None:
+    """Put a benchmark's tables into the documents named, or print them if there are none."""
+    for document in map(Path, documents):
+        document.write_text(put(document.read_text(), tables, name))
+    if not documents:
+        sys.stdout.write(tables)

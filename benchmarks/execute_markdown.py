@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .documents import put, table, target_cells
+from .documents import publish, table, target_cells
 
 OUT = Path("out/bench/execute.json")
 MARK = "bench-execute"
@@ -103,15 +103,5 @@ def _ms(found: Row) -> str:
     return figures + (f" ({found['requests']})" if "requests" in found else "")
 
 
-def main() -> None:
-    """Print the tables of the last run, or put them into the documents named."""
-    tables = markdown(json.loads(OUT.read_text()))
-    for name in sys.argv[1:]:
-        document = Path(name)
-        document.write_text(put(document.read_text(), tables, MARK))
-    if len(sys.argv) == 1:
-        sys.stdout.write(tables)
-
-
 if __name__ == "__main__":
-    main()
+    publish(markdown(json.loads(OUT.read_text())), MARK, sys.argv[1:])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from .execute_report import key_of, modes
+from .kept import keep_row, read_row
 from .trainers import child, meter
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
@@ -80,19 +80,11 @@ class Kept:
 
     def get(self, key: str) -> Row | None:
         """The row, if it is there; a file that cannot be read holds none."""
-        try:
-            found: Row = json.loads(self.path(key).read_text())
-        except (OSError, ValueError):
-            return None
-        return found
+        return read_row(self.path(key))
 
     def put(self, key: str, row: Row) -> None:
         """Keep a row."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".new")
-        whole.write_text(json.dumps(row))
-        whole.replace(path)
+        keep_row(self.path(key), row)
 
 
 def code(*, ours: bool) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .documents import put, table, target_cells
+from .documents import publish, table, target_cells
 
 OUT = Path("out/bench/plan.json")
 MARK = "bench-plan"
@@ -225,15 +225,5 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def main() -> None:
-    """Print the tables of the last run, or put them into the documents named."""
-    tables = markdown(json.loads(OUT.read_text()))
-    for name in sys.argv[1:]:
-        document = Path(name)
-        document.write_text(put(document.read_text(), tables, MARK))
-    if len(sys.argv) == 1:
-        sys.stdout.write(tables)
-
-
 if __name__ == "__main__":
-    main()
+    publish(markdown(json.loads(OUT.read_text())), MARK, sys.argv[1:])

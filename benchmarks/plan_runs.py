@@ -7,7 +7,6 @@ another graph, does not count.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import time
@@ -20,6 +19,7 @@ from typing import Any, get_args
 
 from finetune.problem import Semantics
 
+from .kept import keep_row, read_row
 from .plan_instances import Instance
 from .plan_methods import METHODS, code
 from .plan_steps import made_up
@@ -51,19 +51,11 @@ class Kept:
 
     def get(self, job: Job) -> Row | None:
         """The result, if there is one; a file that cannot be read holds none."""
-        try:
-            found: Row = json.loads(self.path(job).read_text())
-        except (OSError, ValueError):
-            return None
-        return found
+        return read_row(self.path(job))
 
     def put(self, job: Job, row: Row) -> None:
         """Keep a result."""
-        path = self.path(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".new")
-        whole.write_text(json.dumps(row))
-        whole.replace(path)
+        keep_row(self.path(job), row)
 
 
 def run_all(todo: Sequence[Job], kept: Kept, data: Path, limit_s: float, say: Callable[[str], None]) -> dict[str, int]:

@@ -8,7 +8,6 @@ count. A process that takes too long over a run is killed, by its id, and the ru
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import time
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from .kept import keep_row, read_row
 from .search_methods import METHODS, code
 from .search_replay import Run, priors, replay
 from .search_suites import Suite, suites
@@ -54,17 +54,13 @@ class Kept:
     def get(self, job: Job) -> Run | None:
         """The run, if it is finished; a file that cannot be read holds none."""
         try:
-            return Run(**json.loads(self.path(job).read_text()))
-        except (OSError, ValueError, TypeError):
+            return Run(**(read_row(self.path(job)) or {}))
+        except TypeError:
             return None
 
     def put(self, job: Job, run: Run) -> None:
         """Keep a run."""
-        path = self.path(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".new")
-        whole.write_text(json.dumps(asdict(run)))
-        whole.replace(path)
+        keep_row(self.path(job), asdict(run))
 
 
 def jobs(found: Sequence[Suite], methods: Sequence[str], *, seeds: int | None, slow_seeds: int) -> Iterator[Job]:
