@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.errors import FinetuneError, PageCorrupted, StepTorn
+from finetune.errors import PageCorrupted, StepTorn
 from finetune.paging.nameless import BLOCK_BYTES
 
 from .jobs import JOBS, Job, Page, flipping, job
@@ -61,23 +61,15 @@ def _struck(tally: Tally, made: Job, page: Page, bits: list[int], what: str) -> 
     made.sink.taken.clear()
     made.disk.arm(page.act, page.call, flipping(bits))
     tally.inject(real=False, kind=f"{made.name}, {'on the way out' if page.act == 'write' else 'on the way back'}")
-    error = _error_of(made) or _error_of(made)
+    error = made.error_of_step() or made.error_of_step()
     made.disk.heal()
     if tally.expect(isinstance(error, PageCorrupted), f"{what}: {error!r}"):
         named = (error.number, error.offset) if isinstance(error, PageCorrupted) else None
         tally.same(named, (page.storage, page.start), f"{what}: what the error names")
-    tally.expect(isinstance(_error_of(made), StepTorn), f"{what}: a torn step runs")
+    tally.expect(isinstance(made.error_of_step(), StepTorn), f"{what}: a torn step runs")
     taken = [gradient for _, gradient in made.sink.taken]
     sound = len(taken) <= len(made.gradients) and all(map(torch.equal, taken, made.gradients))
     tally.expect(sound, f"{what}: gradients were computed with it")
-
-
-def _error_of(made: Job) -> FinetuneError | None:
-    try:
-        made.go_on()
-    except FinetuneError as error:
-        return error
-    return None
 
 
 def _at_rest(tally: Tally, runs: Training, seed: int) -> None:

@@ -20,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from finetune.capture import capture
 from finetune.capturing.optimizer import with_optimizer
 from finetune.checkpoint import TrainingState, load, save
+from finetune.errors import FinetuneError
 from finetune.execute import Execution
 from finetune.executing.lower import lower
 from finetune.executing.sinks import Optimizing, as_its_weight
@@ -193,6 +194,14 @@ class Job:
     def go_on(self) -> Tensor:
         """The step after the checkpoint; its loss."""
         return self.step(*self.batches[SAVED])
+
+    def error_of_step(self) -> FinetuneError | None:
+        """What that step ends with, None if with a loss."""
+        try:
+            self.go_on()
+        except FinetuneError as error:
+            return error
+        return None
 
     def load(self) -> None:
         """The checkpoint."""

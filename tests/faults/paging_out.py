@@ -7,7 +7,7 @@ import errno
 import tempfile
 from pathlib import Path
 
-from finetune.errors import FinetuneError, PageFailed, PagesError, PageStoreFull, StepTorn
+from finetune.errors import PageFailed, PagesError, PageStoreFull, StepTorn
 
 from .jobs import JOBS, Job, Page, different, job, refusing
 from .record import Tally
@@ -48,30 +48,22 @@ def _refused(tally: Tally, made: Job, page: Page, number: int, lasting: bool) ->
     what = f"{made.name}: {errno.errorcode[number]} {'from' if lasting else 'at'} write {page.call} on"
     made.disk.arm("write", page.call, refusing(number), lasting=lasting)
     tally.inject(real=False, kind=f"{made.name} {errno.errorcode[number]}")
-    error = _error_of(made)
+    error = made.error_of_step()
     tally.expect(type(error) is ERRORS[number], f"{what}: {error!r}")
     if isinstance(error, PageFailed) and not lasting:
         tally.same((error.number, error.act), (page.storage, "write"), f"{what}: what the error names")
     torn = made.execution.torn
     tally.kinds["torn" if torn else "as before"] += 1
     if lasting:
-        again = _error_of(made)
+        again = made.error_of_step()
         tally.expect(type(again) is (StepTorn if torn else ERRORS[number]), f"{what}: called again: {again!r}")
         _taken_up_too_early(tally, made, number, what)
     made.disk.heal()
     if torn and not lasting:
-        tally.expect(isinstance(_error_of(made), StepTorn), f"{what}: a torn step runs")
+        tally.expect(isinstance(made.error_of_step(), StepTorn), f"{what}: a torn step runs")
     elif not torn:
         _as_before(tally, made, what)
     made.resumes(tally, what)
-
-
-def _error_of(made: Job) -> FinetuneError | None:
-    try:
-        made.go_on()
-    except FinetuneError as error:
-        return error
-    return None
 
 
 def _taken_up_too_early(tally: Tally, made: Job, number: int, what: str) -> None:
@@ -82,7 +74,7 @@ def _taken_up_too_early(tally: Tally, made: Job, number: int, what: str) -> None
         tally.expect(type(error) is ERRORS[number], f"{what}: loaded too early: {error!r}")
     else:
         tally.expect(False, f"{what}: loaded, with weights to be paged and no page to be written")
-    again = _error_of(made)
+    again = made.error_of_step()
     tally.expect(type(again) is ERRORS[number], f"{what}: stepped too early: {again!r}")
 
 
