@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole product on this host: clockd on a virtual board, Triton with one model, and `teg` verbs as children."""
+"""The whole product on this host: clockd on a virtual board, Triton with models, and `teg` verbs as children."""
 
 from __future__ import annotations
 
@@ -31,8 +31,17 @@ class Stack:
 
 
 @contextmanager
-def running(folder: Path, model: str, board: str = "virtual:agx-orin") -> Iterator[Stack]:
-    """Clockd and Triton serving `model`, with their logs in `folder`; both are ended on the way out."""
+def running(
+    folder: Path,
+    *models: str,
+    board: str = "virtual:agx-orin",
+    repository: Path = REPOSITORY,
+    publish: bool = False,
+) -> Iterator[Stack]:
+    """Clockd and Triton serving `models`, with their logs in `folder`; both are ended on the way out.
+
+    With `publish` Triton takes new versions while it runs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(folder / "run")
     run_dir.make()
@@ -41,8 +50,10 @@ def running(folder: Path, model: str, board: str = "virtual:agx-orin") -> Iterat
         arguments = (*TEG, "clockd", "--board", board, "--run-dir", str(run_dir.root))
         stack.enter_context(child(subprocess.Popen(arguments, stderr=log)))
         _await_clockd(run_dir)
-        server = TritonServer(REPOSITORY, models=[model], run_dir=run_dir.root, log_path=folder / "triton.log")
-        stack.enter_context(server)
+        log_path = folder / "triton.log"
+        server = stack.enter_context(
+            TritonServer(repository, models=models, run_dir=run_dir.root, log_path=log_path, publish=publish)
+        )
         yield Stack(run_dir, server.grpc_url)
 
 
