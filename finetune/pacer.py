@@ -1,16 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may compute now: training asks a `Pacer` between operations and waits while inference is in flight."""
+"""Who may compute now: training asks a `Pacer` between operations and waits while inference is in flight.
+
+`Gate` looks at the pages of a run directory. It closes while any request is in flight, between slices as the governor's
+limits say, while the governor holds training, and while a served model has fallen silent: who died or hangs is about to
+be started again, and needs the machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
+from telemetry.errors import PageError
 from telemetry.instance_page import InstancePage
-from telemetry.trainer_page import TrainerLimits, TrainerPage
+from telemetry.pages import STALE_NS, Page
+from telemetry.rundir import RunDir
+from telemetry.trainer_page import ENDLESS_NS, TrainerLimits, TrainerPage
 
 POLL_S = 0.0005
 """How often a waiting trainer looks at the gate; bounds how late it resumes, costs under 1 % of a core."""
+RESTING_S, HELD_POLL_S = 0.005, 0.02
+"""The same while it rests, and while it is held."""
+LEAST_DUTY = 0.01
+RESCAN_NS = 250_000_000
+"""How often the run directory is searched for instances that came or went."""
+SILENT_NS = 500_000_000
+"""A page without a beat for so long, five times what is due, may belong to a dead or hung process."""
+IDLE_NS = 250_000_000
+"""How often `idle` is called within a wait."""
+DEBT_NS = 1_000_000
+"""What a virtual board's slow-down may add up to before it is slept off."""
+BEAT_S = 0.05
+ALONE = TrainerLimits(1.0, 0.05)
+"""The limits of training that no governor paces."""
+NO_GOVERNOR, SILENT = "no governor", "a served model is silent"
 
 
 class Pacer(Protocol):
@@ -44,54 +70,202 @@ class Free:
         """Nothing to account for."""
 
 
-class Gate:
-    """Waits while any live instance has a request in flight, and rests between slices as the governor's limits say.
+class Watched:
+    """The instance pages of a run directory, as they come and go.
 
-    `pages` are the instance pages of the run directory; one whose owner died no longer holds the gate.
+    One that falls silent is kept for as long as its file is there, so that `silent` can tell; it holds nothing.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+        self._scanned_ns: int | None = None
+        self._pages: dict[tuple[str, int], InstancePage] = {}
+        self.pages: tuple[InstancePage, ...] = ()
+
+    def look(self, now_ns: int) -> None:
+        """Open the pages that came and let go of those that went, now and then."""
+        if self._scanned_ns is not None and now_ns - self._scanned_ns < RESCAN_NS:
+            return
+        self._scanned_ns = now_ns
+        found = {key for path in self._run_dir.instances.glob("*.page") if (key := _key(path))}
+        for gone in self._pages.keys() - found:
+            self._pages.pop(gone).close()
+        for key in sorted(found - self._pages.keys()):
+            try:
+                self._pages[key] = InstancePage.open(self._run_dir.instances / key[0])
+            except PageError:
+                continue
+        served = (page for page in self._pages.values() if (info := page.info) is None or info.served)
+        self.pages = tuple(served)
+
+    def busy(self, now_ns: int) -> bool:
+        """Whether a live instance has a request in flight."""
+        return any(page.in_flight and page.alive(now_ns) for page in self.pages)
+
+    def silent(self, now_ns: int) -> bool:
+        """Whether an instance has just fallen silent; after a second it counts as gone, and others decide."""
+        return any(SILENT_NS < page.age_ns(now_ns) <= STALE_NS for page in self.pages)
+
+    def close(self) -> None:
+        """Unmap the pages."""
+        for page in self._pages.values():
+            page.close()
+        self._pages.clear()
+        self.pages = ()
+
+
+class Gate:
+    """The pacer of a fine-tuning process beside served models; nobody else writes the trainer's page.
+
+    It is closed until the first `wait`. Where no governor sets limits training is held, unless `governed` is False.
+    `idle` is called a few times a second within long waits; what it raises ends the step that waits.
+    On a virtual board (clockd writes a slow-down to the page) operations are stretched, charged, and take turns with
+    inference on the one virtual GPU: `thread_ns` is this thread's own time, for what other processes took from it must
+    not be stretched as well.
     """
 
     def __init__(
         self,
-        pages: Sequence[InstancePage],
-        limits: TrainerPage,
-        clock_ns: Callable[[], int],
-        sleep: Callable[[float], None],
+        run_dir: RunDir,
+        page: TrainerPage,
+        *,
+        governed: bool = True,
+        idle: Callable[[], None] = lambda: None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        thread_ns: Callable[[], int] = time.thread_time_ns,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._pages = pages
-        self._limits = limits
-        self._clock_ns = clock_ns
-        self._sleep = sleep
-        self._rest_until_ns = 0
+        self._page, self._governed, self._idle = page, governed, idle
+        self._clock_ns, self._thread_ns, self._sleep = clock_ns, thread_ns, sleep
+        self._watched = Watched(run_dir)
+        self._pages: tuple[InstancePage, ...] = ()
+        self._limits = ALONE
+        self._silent = False
+        self._until_ns = self._rest_ns = 0
+        self._asked_ns = self._stretch_ns = 0
+        """The last look, 0 between slices; what lay between it and the one before when the gate was found closed."""
+        self._slowdown = 0.0
+        self._own_ns = self._debt_ns = 0
+        """Of a virtual board: this thread's time when the slice began, and what is still to be slept off."""
 
     def clear(self) -> bool:
-        """Whether no instance has a request in flight and no rest is due."""
+        """Whether no instance has a request in flight and the slice is not over."""
+        now_ns = self._clock_ns()
+        asked_ns, self._asked_ns = self._asked_ns, now_ns
+        if not asked_ns and self._slowdown:
+            self._take_turn()
         for page in self._pages:
             if page.in_flight:
-                return False
-        return not self._rest_until_ns
+                break
+        else:
+            if now_ns < self._until_ns and (not self._slowdown or self._owed_ns() < DEBT_NS):
+                return True
+        self._stretch_ns = now_ns - asked_ns if asked_ns else 0
+        return False
 
     def wait(self) -> float:
-        """Block until inference is idle and the rest is over; seconds waited."""
-        start_ns = self._clock_ns()
-        while self._held(self._clock_ns()):
-            self._sleep(POLL_S)
-        self._rest_until_ns = 0
-        return (self._clock_ns() - start_ns) / 1e9
+        """Block until inference is idle, nothing holds training and the rest is over; seconds waited."""
+        began_ns = now_ns = called_ns = self._clock_ns()
+        self._pay()
+        free = False
+        while True:
+            before_ns, now_ns = now_ns, self._clock_ns()
+            if free:  # only idle time counts as rest
+                self._rest_ns = max(0, self._rest_ns - (now_ns - before_ns))
+            held = self._look(now_ns)
+            free = not (held or self._watched.busy(now_ns))
+            if free and not self._rest_ns:
+                break
+            self._sleep(HELD_POLL_S if held else min(RESTING_S, self._rest_ns / 1e9) if free else POLL_S)
+            if now_ns - called_ns >= IDLE_NS:
+                called_ns = now_ns
+                self._idle()
+        self._until_ns = now_ns + int(self._limits.slice_s * 1e9)
+        return (now_ns - began_ns) / 1e9
 
     def slice_done(self, busy_s: float) -> None:
-        """Charge the slice to the trainer's page, and rest so that training keeps to its duty."""
-        now_ns = self._clock_ns()
-        self._limits.slice_done(int(busy_s * 1e9))
-        limits = self._limits.read_limits(now_ns)
-        self._rest_until_ns = now_ns + _rest_ns(limits, busy_s) if limits else 0
+        """Charge the slice to the trainer's page, and owe a rest so that training keeps to its duty."""
+        if not self._asked_ns:
+            return
+        now_ns, busy_ns, stretch_ns = self._clock_ns(), int(busy_s * 1e9), self._stretch_ns
+        if self._slowdown:
+            own_ns = self._thread_ns() - self._own_ns
+            self._debt_ns += int((self._slowdown - 1) * own_ns)
+            busy_ns, stretch_ns = int(self._slowdown * own_ns), int(self._slowdown * stretch_ns)
+            self._page.occupy(now_ns + self._debt_ns)
+        self._page.slice_done(busy_ns)
+        if stretch_ns:
+            self._page.add_stretch(stretch_ns)
+        self._asked_ns = self._stretch_ns = 0
+        self._rest_ns += int(busy_ns * (1 / max(self._limits.duty, LEAST_DUTY) - 1))
 
-    def _held(self, now_ns: int) -> bool:
-        if now_ns < self._rest_until_ns:
-            return True
-        return any(page.in_flight and page.alive(now_ns) for page in self._pages)
+    def held(self) -> str | None:
+        """Why training is held, in words; None while it is not. For any thread."""
+        limits = self._page.read_limits(self._clock_ns())
+        if limits is None:
+            return NO_GOVERNOR if self._governed else SILENT if self._silent else None
+        if limits.duty <= 0:
+            return limits.reason or "held by the governor"
+        return SILENT if self._silent else None
+
+    def close(self) -> None:
+        """Let go of the instances' pages; the trainer's own stays."""
+        self._pages = ()
+        self._watched.close()
+
+    def _look(self, now_ns: int) -> str | None:
+        """See who is there and what the governor says; why training is held."""
+        self._watched.look(now_ns)
+        self._pages = tuple(page for page in self._watched.pages if page.alive(now_ns))
+        self._silent = self._watched.silent(now_ns)
+        self._slowdown = self._page.slowdown
+        self._limits = self._page.read_limits(now_ns) or ALONE
+        held = self.held()
+        if held:
+            self._rest_ns = 0
+        return held
+
+    def _take_turn(self) -> None:
+        """A slice begins on a virtual GPU: inference that arrives now waits for the operation."""
+        self._page.occupy(ENDLESS_NS)
+        self._own_ns = self._thread_ns()
+
+    def _owed_ns(self) -> float:
+        return self._debt_ns + (self._slowdown - 1) * (self._thread_ns() - self._own_ns)
+
+    def _pay(self) -> None:
+        """Sleep off what the virtual board took longer; then its GPU is free."""
+        if self._debt_ns:
+            self._sleep(self._debt_ns / 1e9)
+            self._debt_ns = 0
+        if self._slowdown:
+            self._page.occupy(0)
 
 
-def _rest_ns(limits: TrainerLimits, busy_s: float) -> int:
-    if limits.duty >= 1.0:
-        return 0
-    return int(busy_s * (1.0 / max(limits.duty, 0.01) - 1.0) * 1e9)
+class Heart:
+    """Beats a page from a thread of its own, within `with`."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="trainer-heart", daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            self._page.beat()
+
+
+def _key(path: Path) -> tuple[str, int] | None:
+    """A page file's identity: a new owner puts a new file at the same path."""
+    try:
+        return path.name, path.stat().st_ino
+    except FileNotFoundError:
+        return None

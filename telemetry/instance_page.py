@@ -20,6 +20,10 @@ STRETCH_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 """The batch sizes whose stretch a virtual board publishes; sizes between them interpolate."""
 
 
+BOOKS = "none"
+"""The workload of an instance that computes nothing: its requests are neither load nor anybody's promise."""
+
+
 class Counter(IntEnum):
     """Words that only grow, written by the backend."""
 
@@ -87,6 +91,11 @@ class InstanceInfo:
     slo_s: float
     slo_quantile: float
     slo_weight: float
+
+    @property
+    def served(self) -> bool:
+        """Whether it is a model that computes; what only keeps books is nobody's load."""
+        return self.virtual_workload != BOOKS
 
 
 _IN_FLIGHT = HEADER_WORDS
@@ -193,6 +202,11 @@ class InstancePage(Page):
     def write_stretch(self, factors: tuple[float, ...]) -> None:
         """Set the slow-down of each of `STRETCH_BATCHES` against maximum clocks; for a virtual board's clockd only."""
         _STRETCH.write(self.memory, factors)
+
+    @property
+    def stretched(self) -> bool:
+        """Whether a virtual board has said how it slows batches down; False on a real board."""
+        return _STRETCH.read(self.memory) is not None
 
     def stretch(self, batch: int) -> float:
         """Slow-down of one batch relative to maximum clocks; 1 on a real board. Linear between the sizes published."""

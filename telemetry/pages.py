@@ -131,10 +131,13 @@ class Page:
         """Process id of the owner."""
         return int(self.words[PID])
 
+    def age_ns(self, now_ns: int) -> int:
+        """Nanoseconds since the owner's last beat."""
+        return now_ns - int(self.words[HEARTBEAT])
+
     def alive(self, now_ns: int | None = None) -> bool:
         """Whether the owner beat within the last second."""
-        now = time.monotonic_ns() if now_ns is None else now_ns
-        return now - int(self.words[HEARTBEAT]) <= STALE_NS
+        return self.age_ns(time.monotonic_ns() if now_ns is None else now_ns) <= STALE_NS
 
     def close(self) -> None:
         """Unmap; the file stays."""

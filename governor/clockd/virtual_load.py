@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from boards.physics import Workload
 from boards.virtual import Load
 from boards.virtual_faults import Faults, read_faults
 from telemetry.errors import PageError
-from telemetry.instance_page import STRETCH_BATCHES, Counter, InstancePage
+from telemetry.instance_page import BOOKS, STRETCH_BATCHES, Counter, InstancePage
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import TrainerPage
 
@@ -21,7 +21,7 @@ log = logging.getLogger("teg.clockd")
 
 RESCAN_S = 0.5
 TRAINER_DEFAULT = "resnet"
-"""A job trains what is served, so it is charged as the first live instance's workload; with none served, as this."""
+"""A job is charged as the workload of the model that it trains, else as the first live instance's, else as this."""
 TRAINING_BATCH = 16.0
 """The batch size at which training was measured."""
 
@@ -52,7 +52,7 @@ class LoadedBoard(Protocol):
         """Let `dt_s` seconds pass under the loads; raises `KeyError` for a workload it does not know."""
         ...
 
-    def slowdowns(self, workload: str, batches: Iterable[float]) -> tuple[float, ...]:
+    def slowdowns(self, workload: str, batches: Iterable[float], *, training: bool = False) -> tuple[float, ...]:
         """Slow-down against maximum clocks for each batch size, at the clocks it runs at now."""
         ...
 
@@ -82,6 +82,29 @@ class InstanceLoad:
         if since_ns <= 0:
             return None
         return Load(self.workload, since_ns / 1e9, max(1.0, batch_since_ns / since_ns))
+
+
+class TrainerLoad:
+    """The trainer's page: what of its busy time was charged, and the slow-down that it was told."""
+
+    def __init__(self, page: TrainerPage, inode: int) -> None:
+        self.page = page
+        self.inode = inode
+        self._charged_ns = page.busy_ns
+        self._slowed_for: tuple[str, ClockPoint] | None = None
+
+    def take(self, workload: str, board: LoadedBoard) -> Load | None:
+        """Busy time since the last call as training of this workload, None if there was none."""
+        since_ns, self._charged_ns = self.page.busy_ns - self._charged_ns, self.page.busy_ns
+        training = bool(board.workloads[workload].training)
+        return Load(workload, since_ns / 1e9, TRAINING_BATCH, training=training) if since_ns > 0 else None
+
+    def slow_down(self, workload: str, board: LoadedBoard) -> None:
+        """Tell the page how much slower training is at the clocks that the board runs at now."""
+        if self._slowed_for != (now := (workload, board.kernel.point())):
+            self._slowed_for = now
+            training = bool(board.workloads[workload].training)
+            self.page.write_slowdown(board.slowdowns(workload, (TRAINING_BATCH,), training=training)[0])
 
 
 class FaultFile:
@@ -118,7 +141,7 @@ class VirtualLoad:
         self._folder = run_dir.instances
         self._trainer_path = run_dir.trainer_page
         self._instances: dict[tuple[Path, int], InstanceLoad] = {}
-        self._trainer: tuple[int, TrainerPage, int] | None = None
+        self._trainer: TrainerLoad | None = None
         self._scanned_s = float("-inf")
         self._folder_ns = 0
         self.unknown_workloads: dict[str, str] = {}
@@ -131,17 +154,17 @@ class VirtualLoad:
         self._rescan(now_s)
         known = [entry for entry in self._instances.values() if self._name(entry)]
         loads = [load for entry in known if (load := entry.take())]
-        trained_s = self._trained_s()
-        if trained_s > 0:
-            workload = next((entry.workload for entry in known if entry.page.alive()), TRAINER_DEFAULT)
-            training = bool(self.board.workloads[workload].training)
-            loads.append(Load(workload, trained_s, TRAINING_BATCH, training=training))
+        trained = self._trained(known)
+        if self._trainer and (load := self._trainer.take(trained, self.board)):
+            loads.append(load)
         self.board.run(loads, dt_s)
         point = self.board.kernel.point()
         for entry in known:
             if entry.stretched_for != point:
                 entry.page.write_stretch(self.board.slowdowns(entry.workload, STRETCH_BATCHES))
                 entry.stretched_for = point
+        if self._trainer:
+            self._trainer.slow_down(trained, self.board)
 
     def close(self) -> None:
         """Let every instance run at its own speed again, and unmap its page."""
@@ -150,14 +173,21 @@ class VirtualLoad:
             entry.page.close()
         self._instances.clear()
         if self._trainer:
-            self._trainer[1].close()
-            self._trainer = None
+            self._trainer.page.write_slowdown(0.0)
+        self._let_go_of_trainer()
+
+    def _trained(self, known: Sequence[InstanceLoad]) -> str:
+        """The workload that training is charged as."""
+        live = [entry for entry in known if entry.page.alive()]
+        model = self._trainer.page.notice.model if self._trainer else ""
+        named = (entry.workload for entry in live if (info := entry.page.info) is not None and info.model == model)
+        return next(named, live[0].workload if live else TRAINER_DEFAULT)
 
     def _name(self, entry: InstanceLoad) -> bool:
         """Learn an entry's workload from its page, once; whether the board knows it."""
         if not entry.workload and (info := entry.page.info) is not None:
             entry.workload = info.virtual_workload
-            if entry.workload not in self.board.workloads:
+            if entry.workload not in (*self.board.workloads, BOOKS):
                 self.unknown_workloads[info.instance] = entry.workload
                 log.warning(
                     "instance %s: no surface for virtual_workload %r; it is neither slowed down nor charged",
@@ -184,24 +214,18 @@ class VirtualLoad:
 
     def _rescan_trainer(self) -> None:
         key = _key(self._trainer_path)
-        if self._trainer and (key is None or key[1] != self._trainer[0]):
-            self._trainer[1].close()
-            self._trainer = None
+        if self._trainer and (key is None or key[1] != self._trainer.inode):
+            self._let_go_of_trainer()
         if key and self._trainer is None:
             try:
-                page = TrainerPage.open(key[0])
+                self._trainer = TrainerLoad(TrainerPage.open(key[0], writable=True), key[1])
             except PageError as error:
                 log.info("not a trainer page of ours: %s", error)
-            else:
-                self._trainer = (key[1], page, page.busy_ns)
 
-    def _trained_s(self) -> float:
-        if self._trainer is None:
-            return 0.0
-        inode, page, charged_ns = self._trainer
-        busy_ns = page.busy_ns
-        self._trainer = (inode, page, busy_ns)
-        return max(0, busy_ns - charged_ns) / 1e9
+    def _let_go_of_trainer(self) -> None:
+        if self._trainer:
+            self._trainer.page.close()
+            self._trainer = None
 
 
 def _key(path: Path) -> tuple[Path, int] | None:

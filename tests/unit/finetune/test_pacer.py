@@ -6,58 +6,108 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from finetune.pacer import POLL_S, Free, Gate
-from telemetry.instance_page import InstancePage
+from finetune.pacer import ALONE, DEBT_NS, IDLE_NS, NO_GOVERNOR, POLL_S, RESTING_S, Free, Gate, Heart
+from telemetry.instance_page import BOOKS, InstanceInfo, InstancePage
 from telemetry.pages import HEARTBEAT, STALE_NS
-from telemetry.trainer_page import TrainerLimits, TrainerPage
+from telemetry.rundir import RunDir
+from telemetry.trainer_page import ENDLESS_NS, TrainerLimits, TrainerPage
+
+MS = 1_000_000
+FREELY = TrainerLimits(1.0, 0.03)
 
 
 class World:
-    """Two instance pages and a trainer's, and time that passes only in `sleep`."""
+    """A run directory with two instances and a trainer, and time that passes only in `sleep` and `work`."""
 
     def __init__(self, folder: Path) -> None:
-        self.instances = [InstancePage.create(folder / f"m_0_{number}.page") for number in range(2)]
-        self.trainer = TrainerPage.create(folder / "trainer.page")
+        self.run_dir = RunDir(folder)
+        self.run_dir.make()
+        self.instances = [self.instance(f"m_0_{number}") for number in range(2)]
+        self.trainer = TrainerPage.create(self.run_dir.trainer_page)
         self.now_ns = int(self.instances[0].words[HEARTBEAT])
-        self.slept = 0
-        self.answer_at_ns = 0
-        self.gate = Gate(self.instances, self.trainer, lambda: self.now_ns, self.sleep)
+        self.own_ns = 0
+        self.slept: list[float] = []
+        self.due: list[tuple[int, InstancePage]] = []
+        self.idled = 0
+        self.freed_after = 0
+        """Calls of `idle` after which the governor lets go; 0: it does not."""
+        self.gate = self.gated()
+
+    def gated(self, *, governed: bool = True) -> Gate:
+        clock = {"clock_ns": lambda: self.now_ns, "thread_ns": lambda: self.own_ns}
+        return Gate(self.run_dir, self.trainer, governed=governed, idle=self.idle, sleep=self.sleep, **clock)
+
+    def instance(self, name: str, workload: str = "resnet") -> InstancePage:
+        page = InstancePage.create(self.run_dir.instance_page(name))
+        page.write_info(InstanceInfo(name, "1", name, workload, 8, 0, 0.05, 0.99, 1.0))
+        return page
+
+    def idle(self) -> None:
+        self.idled += 1
+        if self.idled == self.freed_after:
+            self.limit()
+
+    def limit(self, limits: TrainerLimits = FREELY) -> None:
+        """The governor says so for a minute."""
+        self.trainer.write_limits(limits, 60.0)
 
     def sleep(self, seconds: float) -> None:
-        """Time passes; the instances beat, and the request is answered when it is due."""
-        self.slept += 1
+        """Time passes; the instances beat, and requests are answered when they are due."""
+        self.slept.append(seconds)
         self.now_ns += round(seconds * 1e9)
         for page in self.instances:
             page.words[HEARTBEAT] = self.now_ns
-        if self.answer_at_ns and self.now_ns >= self.answer_at_ns:
-            self.instances[1].set_gate(0, 0)
+        for at_ns, page in self.due:
+            if self.now_ns >= at_ns:
+                page.set_gate(0, 0)
+
+    def work(self, own_ns: int, others_ns: int = 0) -> None:
+        """This thread computes, and others take the processor from it."""
+        self.own_ns += own_ns
+        self.now_ns += own_ns + others_ns
+
+    def request(self, page: InstancePage, for_ns: int) -> None:
+        """A request that is answered after so long."""
+        page.set_gate(1, self.now_ns)
+        self.due.append((self.now_ns + for_ns, page))
+
+    def slice(self, busy_ns: int) -> None:
+        """One slice that is cut after so long."""
+        assert self.gate.clear()
+        self.work(busy_ns)
+        self.gate.clear()
+        self.gate.slice_done(busy_ns / 1e9)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
+    world.limit()
     yield world
+    world.gate.close()
     for page in (*world.instances, world.trainer):
         page.remove()
 
 
 def test_with_nobody_in_flight_the_gate_is_open(world: World) -> None:
-    """No wait and no sleep."""
-    assert world.gate.clear()
+    """It is closed until the first look around; that takes no time."""
+    assert not world.gate.clear()
     assert world.gate.wait() == 0.0
-    assert world.slept == 0
+    assert world.gate.clear()
+    assert not world.slept
 
 
 def test_it_waits_while_any_request_is_in_flight(world: World) -> None:
     """Closed from its arrival to its answer; the trainer resumes one look later at most."""
-    world.instances[1].set_gate(1, world.now_ns)
-    world.answer_at_ns = world.now_ns + 20_000_000
+    world.gate.wait()
+    world.request(world.instances[1], 20 * MS)
     assert not world.gate.clear()
     waited_s = world.gate.wait()
     assert 0.020 <= waited_s <= 0.020 + 2 * POLL_S
@@ -65,36 +115,180 @@ def test_it_waits_while_any_request_is_in_flight(world: World) -> None:
 
 
 def test_a_dead_instance_does_not_hold_it(world: World) -> None:
-    """A page whose owner stopped beating may say what it likes."""
+    """A page whose owner stopped beating may say what it likes, also to `clear`."""
+    world.gate.wait()
     world.instances[0].set_gate(3, 1)
     world.instances[0].words[HEARTBEAT] = world.now_ns - STALE_NS - 1
     assert world.gate.wait() == 0.0
-    assert world.slept == 0
+    assert world.gate.clear()
+    assert not world.slept
+
+
+def test_an_instance_that_falls_silent_holds_it_until_it_counts_as_gone(world: World) -> None:
+    """Who hangs or has just died is about to be started again: from half a second on nothing trains beside it."""
+    world.gate.wait()
+    silent = world.instances.pop()
+    silent.words[HEARTBEAT] = world.now_ns - 600 * MS
+    assert world.gate.wait() == pytest.approx(0.4, abs=0.03)
+    silent.words[HEARTBEAT] = world.now_ns
+    world.instances.append(silent)
+    assert world.gate.wait() == 0.0
+
+
+def test_instances_may_come_and_go(world: World) -> None:
+    """One that comes is heeded within a slice and a scan; what merely keeps books is not."""
+    world.gate.wait()
+    late = world.instance("late")
+    world.instances.append(late)
+    books = world.instance("books", BOOKS)
+    books.set_gate(1, 1)
+    world.sleep(0.3)
+    world.gate.wait()
+    assert world.gate.clear()
+    late.set_gate(1, 1)
+    assert not world.gate.clear()
+    late.remove()
+    world.instances.remove(late)
+    world.sleep(0.3)
+    assert world.gate.wait() == 0.0
+    assert world.gate.clear()
+    books.remove()
+
+
+def test_a_slice_ends_when_its_time_is_over(world: World) -> None:
+    """With nobody in flight as well, so that what the governor says is heard; then the next one begins at once."""
+    world.gate.wait()
+    assert world.gate.clear()
+    world.work(29 * MS)
+    assert world.gate.clear()
+    world.work(2 * MS)
+    assert not world.gate.clear()
+    world.gate.slice_done(0.031)
+    assert world.gate.wait() == 0.0
+    assert world.gate.clear()
 
 
 @pytest.mark.parametrize(("duty", "rest_s"), [(1.0, 0.0), (0.5, 0.030), (0.25, 0.090), (0.1, 0.270)])
 def test_it_rests_between_slices_as_the_duty_says(world: World, duty: float, rest_s: float) -> None:
-    """After 30 ms of work, so long a rest that training takes its share of the time; the page is charged."""
-    world.trainer.write_limits(TrainerLimits(duty, 0.03), 60.0)
-    world.gate.slice_done(0.030)
-    assert (world.trainer.busy_ns, world.trainer.slices) == (30_000_000, 1)
-    assert world.gate.wait() == pytest.approx(rest_s, abs=2 * POLL_S)
+    """After 30 ms of work, so long a rest that training takes its share of the idle time; the page is charged."""
+    world.limit(TrainerLimits(duty, 0.03))
+    world.gate.wait()
+    world.slice(30 * MS)
+    assert (world.trainer.busy_ns, world.trainer.slices) == (30 * MS, 1)
+    assert world.gate.wait() == pytest.approx(rest_s, abs=RESTING_S)
     assert world.gate.clear()
 
 
-def test_limits_that_expired_ask_for_no_rest(world: World) -> None:
-    """A governor that is gone no longer paces; the gate itself still holds."""
-    world.trainer.write_limits(TrainerLimits(0.1, 0.03), -1.0)
-    world.gate.slice_done(0.030)
+def test_time_that_inference_takes_is_no_rest(world: World) -> None:
+    """The duty is a share of the time in which nobody else would compute."""
+    world.limit(TrainerLimits(0.5, 0.03))
+    world.gate.wait()
+    world.slice(30 * MS)
+    world.request(world.instances[0], 50 * MS)
+    assert world.gate.wait() == pytest.approx(0.080, abs=2 * RESTING_S)
+
+
+def test_the_governor_may_hold_it(world: World) -> None:
+    """With its reason, and `idle` is called meanwhile; then it goes on without a rest."""
+    world.limit(TrainerLimits(0.0, 0.0, "tuning"))
+    assert world.gate.held() == "tuning"
+    world.freed_after = 4
+    assert world.gate.wait() == pytest.approx(4 * IDLE_NS / 1e9, abs=0.1)
+    assert world.gate.held() is None
+
+
+def test_without_limits_nothing_trains(world: World) -> None:
+    """A governor that is gone has expired limits: training is held, unless it was told to do without one."""
+    world.trainer.write_limits(FREELY, -1.0)
+    assert world.gate.held() == NO_GOVERNOR
+    free = world.gated(governed=False)
+    assert free.held() is None
+    assert free.wait() == 0.0
+    assert free.clear()
+    world.work(int(1.1e9 * ALONE.slice_s))
+    assert not free.clear()
+    world.limit(TrainerLimits(0.0, 0.0, "tuning"))
+    assert free.held() == "tuning"
+    free.close()
+
+
+def test_what_idle_raises_ends_the_wait(world: World) -> None:
+    """That is how a process that is told to stop gets out of a step."""
+
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    gate = Gate(world.run_dir, world.trainer, idle=stop, clock_ns=lambda: world.now_ns, sleep=world.sleep)
+    world.limit(TrainerLimits(0.0, 0.0, "tuning"))
+    with pytest.raises(Stop):
+        gate.wait()
+    gate.close()
+
+
+def test_stretches_are_those_that_an_arrival_meets(world: World) -> None:
+    """Noted when the gate is found closed, from one look to the next; the end of a step is no such moment."""
+    world.gate.wait()
     assert world.gate.clear()
+    world.work(7 * MS)
     world.instances[0].set_gate(1, world.now_ns)
     assert not world.gate.clear()
+    world.gate.slice_done(0.007)
+    world.instances[0].set_gate(0, 0)
+    world.gate.wait()
+    assert world.gate.clear()
+    world.work(5 * MS)
+    assert world.gate.clear()
+    world.gate.slice_done(0.005)
+    assert world.trainer.stretches_since(0) == ([0.007], 1)
+    assert world.trainer.busy_ns == 12 * MS
+
+
+def test_on_a_virtual_board_operations_are_stretched_and_charged(world: World) -> None:
+    """Slept off as soon as a millisecond has come together, by this thread's own time and nobody else's."""
+    world.trainer.write_slowdown(3.0)
+    world.gate.wait()
+    assert world.gate.clear()
+    world.work(DEBT_NS // 4, others_ns=5 * MS)
+    assert world.gate.clear()
+    world.work(DEBT_NS // 4, others_ns=5 * MS)
+    assert not world.gate.clear()
+    world.gate.slice_done(0.011)
+    assert world.trainer.busy_ns == 3 * DEBT_NS // 2
+    assert world.gate.wait() == pytest.approx(DEBT_NS / 1e9)
+    assert world.gate.clear()
+
+
+def test_on_a_virtual_board_training_has_the_gpu_until_its_operation_has_ended(world: World) -> None:
+    """Occupied while it computes and while that is stretched; free when the gate is closed, and on a real board."""
+    page = world.trainer
+    world.gate.wait()
+    world.gate.clear()
+    assert page.occupied_until_ns == 0
+    page.write_slowdown(2.0)
+    world.work(31 * MS)
+    world.gate.clear()
+    world.gate.slice_done(0.031)
+    world.gate.wait()
+    assert world.gate.clear()
+    assert page.occupied_until_ns == ENDLESS_NS
+    world.work(4 * MS)
+    world.instances[0].set_gate(1, world.now_ns)
+    assert not world.gate.clear()
+    world.gate.slice_done(0.004)
+    assert page.occupied_until_ns == world.now_ns + 4 * MS
+    world.due.append((world.now_ns, world.instances[0]))
+    world.gate.wait()
+    assert page.occupied_until_ns == 0
 
 
 def test_looking_at_the_gate_allocates_nothing(world: World) -> None:
     """Ten thousand looks leave not a byte behind in this module."""
+    world.gate.wait()
     clear = world.gate.clear
-    clear()
+    assert clear()
     tracemalloc.start()
     before = tracemalloc.take_snapshot()
     for _ in range(10_000):
@@ -109,10 +303,14 @@ import ctypes, sys
 from pathlib import Path
 from finetune.pacer import Gate
 from telemetry.instance_page import InstancePage
+from telemetry.rundir import RunDir
 from telemetry.trainer_page import TrainerPage
-folder = Path(sys.argv[1])
-gate = Gate([InstancePage.create(folder / "m.page")], TrainerPage.create(folder / "t.page"), lambda: 0, lambda s: None)
-gate.clear()
+run_dir = RunDir(Path(sys.argv[1]))
+run_dir.make()
+page = InstancePage.create(run_dir.instance_page("m"))
+gate = Gate(run_dir, TrainerPage.create(run_dir.trainer_page), governed=False, clock_ns=lambda: 1)
+gate.wait()
+assert gate.clear()
 libc = ctypes.CDLL(None)
 libc.prctl(22, 1)  # PR_SET_SECCOMP, strict: any system call but read, write and exit now kills the process
 for _ in range(100_000):
@@ -128,6 +326,20 @@ def test_looking_at_the_gate_makes_no_system_call(tmp_path: Path) -> None:
     sleeping = LOOKS.replace("    gate.clear()\n", "    __import__('os').getppid()\n")
     command[2] = sleeping
     assert subprocess.run(command, check=False, timeout=240).returncode == -9
+
+
+def test_a_heart_beats_while_its_process_is_busy(world: World) -> None:
+    """From a thread of its own, which ends with its scope."""
+    world.trainer.words[HEARTBEAT] = 0
+    beaten = threading.Event()
+    with Heart(world.trainer):
+        for _ in range(1000):
+            if world.trainer.words[HEARTBEAT]:
+                beaten.set()
+                break
+            beaten.wait(0.01)
+    assert beaten.is_set()
+    assert not any(thread.name == "trainer-heart" for thread in threading.enumerate())
 
 
 def test_alone_on_the_device_nothing_is_waited_for() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from telemetry.board_page import RAILS, ZONES, BoardPage, BoardReading
 from telemetry.pages import HEARTBEAT
-from telemetry.trainer_page import TrainerLimits, TrainerPage
+from telemetry.trainer_page import ENDLESS_NS, FAULT_KINDS, JOB_STATES, RING, JobNotice, TrainerLimits, TrainerPage
 
 READING = BoardReading(
     board="virtual:agx-orin",
@@ -76,10 +76,57 @@ def test_limits_expire(tmp_path: Path) -> None:
     page.close()
 
 
-def test_the_job_is_named(tmp_path: Path) -> None:
-    """Empty before a job, then its name."""
+def test_a_notice_comes_back(tmp_path: Path) -> None:
+    """An idle process' before one was written; no deadline is an infinite one."""
     page = TrainerPage.create(tmp_path / "trainer.page")
-    assert page.job == ""
-    page.write_job("digits-7")
-    assert page.job == "digits-7"
+    assert page.notice == JobNotice()
+    notice = JobNotice("digits-7", "digits_cnn", 0.004, 0.12, 300, wants=True)
+    page.write_notice(notice)
+    assert page.notice == notice
+    page.close()
+
+
+def test_a_reason_comes_with_the_limits(tmp_path: Path) -> None:
+    """What is too long for the page is cut."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    page.write_limits(TrainerLimits(0.0, 0.0, "tuning " * 30), ttl_s=5.0)
+    held = page.read_limits(time.monotonic_ns())
+    assert held is not None
+    assert held.reason == ("tuning " * 30)[:96]
+    page.close()
+
+
+def test_the_last_stretches_are_kept(tmp_path: Path) -> None:
+    """A reader gets those that are new; one that comes too late misses the oldest."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    for number in range(3):
+        page.add_stretch(1_000_000 * (number + 1))
+    assert page.stretches_since(1) == ([0.002, 0.003], 3)
+    for _ in range(2 * RING):
+        page.add_stretch(5_000_000)
+    found, cursor = page.stretches_since(3)
+    assert (found, cursor) == ([0.005] * RING, 3 + 2 * RING)
+    page.close()
+
+
+def test_jobs_and_faults_are_counted(tmp_path: Path) -> None:
+    """Nothing before they were written; of too many kinds of faults the last are left out."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    assert (page.jobs, page.faults, page.steps) == ({}, {}, 0)
+    page.write_jobs({"queued": 2, "done": 5})
+    page.write_faults({f"kind{number}": number for number in range(FAULT_KINDS + 1)})
+    page.step_done()
+    assert page.jobs == dict.fromkeys(JOB_STATES, 0) | {"queued": 2, "done": 5}
+    assert page.faults == {f"kind{number}": number for number in range(FAULT_KINDS)}
+    assert page.steps == 1
+    page.close()
+
+
+def test_a_virtual_board_slows_training_down(tmp_path: Path) -> None:
+    """To a millionth; a real board's page says nothing, and nobody waits for its GPU."""
+    page = TrainerPage.create(tmp_path / "trainer.page")
+    assert (page.slowdown, page.occupied_until_ns) == (0.0, 0)
+    page.write_slowdown(1.625)
+    page.occupy(ENDLESS_NS)
+    assert (page.slowdown, page.occupied_until_ns) == (1.625, ENDLESS_NS)
     page.close()
