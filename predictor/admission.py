@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a fine-tuning job may share the device with inference: admit it, pace it, or refuse it with a reason."""
+"""Whether a fine-tuning job may share the device with inference: admit it, pace it, or refuse it with a way out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .queueing import ServiceTimes, Vacation, replay
+from .corun import Band, CoRunModel, Serving, TrainingSlices
 
 DUTIES = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Shares of the idle time that are tried, most first."""
 
-
-@dataclass(frozen=True, slots=True)
-class InferenceLoad:
-    """One served model: a trace of its arrivals in seconds, its measured service times, and its batch limit."""
-
-    arrivals_s: Sequence[float]
-    services: ServiceTimes
-    batch_limit: int
+SLICE_S = 0.05
+"""A slice of training between two rests, unless one stretch is longer: short enough for rests to be even."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,43 +24,138 @@ class Objective:
     limit_s: float
 
 
+Load = tuple[Serving, Objective]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is left of a fine-tuning job: steps of `step_s` seconds alone on the device, and the time for them."""
+
+    step_s: float
+    steps_left: int
+    deadline_s: float = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """The job may use every idle moment; `latency_s` is the quantile predicted beside it."""
+    """The job may use every idle moment, and is done in `finish_s` seconds.
+
+    `latency_s` is the quantile predicted beside it, of the model that comes closest to its limit.
+    """
 
     latency_s: float
+    finish_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The job may use a share `duty` of the idle time, in slices of at most `slice_s` seconds."""
+    """The job may use a share `duty` of the idle time, in slices of at most `slice_s` seconds; else as `Admit`."""
 
     duty: float
     slice_s: float
     latency_s: float
+    finish_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The job may not run now; `reason` says why in words."""
+    """The job may not run now; `reason` says why in words.
+
+    `deadline_s`: the smallest deadline that could be met. `limit_s`: the smallest latency limit that leaves room.
+    None where that would not help.
+    """
 
     reason: str
+    deadline_s: float | None = None
+    limit_s: float | None = None
 
 
 Decision = Admit | Pace | Refuse
 
 
-def decide(load: InferenceLoad, objective: Objective, slice_s: float) -> Decision:
-    """The largest share of idle time that slices of `slice_s` seconds may take with the objective still met.
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """All served models beside training at one duty: the band of each with its objective, training's share of time."""
 
-    A slice cannot be interrupted, so an arrival waits for what is left of it (a server with vacations).
+    duty: float
+    bands: tuple[tuple[Band, Objective], ...]
+    training_share: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the whole interval of each model is within its objective."""
+        return all(band.high_s <= objective.limit_s for band, objective in self.bands)
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether each model is predicted to keep its objective, though its interval says less."""
+        return all(band.latency_s <= objective.limit_s for band, objective in self.bands)
+
+    def finish_s(self, work_s: float) -> float:
+        """Seconds until so many seconds of training are done."""
+        return work_s / self.training_share if self.training_share else math.inf
+
+    @property
+    def tightest(self) -> tuple[Band, Objective]:
+        """The model that is closest to its limit."""
+        return max(self.bands, key=lambda pair: pair[0].latency_s / pair[1].limit_s)
+
+
+def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, job: Job) -> Decision:
+    """The largest share of idle time that training may take with every objective met, and the job done in time.
+
+    The upper end of the interval has to meet an objective. Where that is too uncertain for any share, or leaves too
+    little for the deadline, the prediction itself has to: windows beside training are what narrows the interval, and
+    the closed loop (`pacing`) watches them. `training.duty` and its `slice_s` are ignored. Loads without arrivals have
+    nobody who waits.
     """
-    alone_s = replay(load.arrivals_s, load.services, load.batch_limit).quantile_s(objective.quantile)
-    if alone_s > objective.limit_s:
-        return Refuse(f"the objective is missed without training: {alone_s:.4f} s of {objective.limit_s:.4f} s")
+    loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
+    for serving, objective in loads:
+        alone_s = model.predict(serving, None, objective.quantile).latency_s
+        if alone_s > objective.limit_s:
+            missed = f"the objective is missed without training: {alone_s:.4f} s of {objective.limit_s:.4f} s"
+            return Refuse(_named(serving, missed), limit_s=alone_s)
+    slice_s = max(SLICE_S, training.slowdown * max(training.stretches_s))
+    tried: list[_Beside] = []
     for duty in DUTIES:
-        beside = replay(load.arrivals_s, load.services, load.batch_limit, vacation=Vacation(slice_s, duty))
-        latency_s = beside.quantile_s(objective.quantile)
-        if latency_s <= objective.limit_s:
-            return Admit(latency_s) if duty == DUTIES[0] else Pace(duty, slice_s, latency_s)
-    return Refuse(f"slices of {slice_s:.4f} s leave no room below {objective.limit_s:.4f} s")
+        tried.append(_beside(model, loads, replace(training, duty=duty, slice_s=slice_s)))
+        if tried[-1].holds:
+            break
+    hopeful = next((beside for beside in tried if beside.may_hold), None)
+    if hopeful is None:
+        return _no_room(tried[-1])
+    work_s = training.slowdown * job.step_s * job.steps_left
+    careful = tried[-1] if tried[-1].may_hold else hopeful
+    found = careful if careful.finish_s(work_s) <= job.deadline_s else hopeful
+    return _in_time(found, slice_s, work_s, job.deadline_s)
+
+
+def _beside(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices) -> _Beside:
+    bands = tuple((model.predict(serving, training, objective.quantile), objective) for serving, objective in loads)
+    # training needs all models idle at once, which are busy independently
+    idle = math.prod(band.training_share / training.duty for band, _ in bands)
+    return _Beside(training.duty, bands, training.duty * idle)
+
+
+def _in_time(found: _Beside, slice_s: float, work_s: float, deadline_s: float) -> Decision:
+    finish_s = found.finish_s(work_s)
+    if finish_s > deadline_s:
+        beside = f"{work_s:.1f} s of training take {finish_s:.1f} s beside this load"
+        return Refuse(f"{beside}, the deadline is in {deadline_s:.1f} s", deadline_s=finish_s)
+    latency_s = found.tightest[0].latency_s if found.bands else 0.0
+    if found.duty == DUTIES[0]:
+        return Admit(latency_s, finish_s)
+    return Pace(found.duty, slice_s, latency_s, finish_s)
+
+
+def _no_room(found: _Beside) -> Refuse:
+    band, objective = found.tightest
+    return Refuse(
+        f"stretches of training leave no room below {objective.limit_s:.4f} s: {band.latency_s:.4f} s expected even at "
+        f"a duty of {found.duty:.0%}",
+        limit_s=band.latency_s,
+    )
+
+
+def _named(serving: Serving, text: str) -> str:
+    return f"{serving.name}: {text}" if serving.name else text

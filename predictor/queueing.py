@@ -14,6 +14,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .vacations import Absence, Vacations
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceTimes:
@@ -63,26 +65,14 @@ class ServiceTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Vacation:
-    """Time the server is away when it finds nobody waiting: a training slice that cannot be interrupted.
-
-    A slice lasts `slice_s`; between two of them the server stays idle so that training takes `duty` of the idle time.
-    """
-
-    slice_s: float = 0.0
-    duty: float = 0.0
-
-
-NONE = Vacation()
-
-
-@dataclass(frozen=True, slots=True)
 class Replay:
     """What a replay found: latency of each request in seconds, in order of arrival, and the server's busy share."""
 
     latencies_s: tuple[float, ...]
     busy_share: float
     mean_batch: float
+    training_share: float = 0.0
+    """Share of the time that training in the gaps got."""
 
     def quantile_s(self, q: float) -> float:
         """The q-quantile of latency in seconds."""
@@ -104,22 +94,24 @@ def replay(
     services: ServiceTimes,
     batch_limit: int,
     batch_wait_s: float = 0.0,
-    vacation: Vacation = NONE,
+    vacations: Vacations | None = None,
     seed: int = 0,
 ) -> Replay:
-    """Replay ascending `arrivals_s` (seconds) through one batching server; `ValueError` if there are none."""
+    """Replay ascending `arrivals_s` (seconds) through one batching server; `ValueError` if there are none.
+
+    With `vacations`, training fills the gaps; the same seed draws the same service times with and without.
+    """
     if not arrivals_s:
         raise ValueError("no arrivals to replay")
     rng = random.Random(seed)  # noqa: S311 - a simulation, nothing secret
-    count, draw, away, waits = len(arrivals_s), rng.random, vacation.slice_s > 0, batch_wait_s > 0
+    count, draw, waits = len(arrivals_s), rng.random, batch_wait_s > 0
+    absence = Absence(vacations, seed + 1) if vacations and vacations.duty else None
     latencies: list[float] = []
     times_s: dict[int, tuple[float, ...]] = {}
     free_s, busy_s, batches, first = arrivals_s[0], 0.0, 0, 0
     while first < count:
         arrival_s = arrivals_s[first]
         start_s = free_s if free_s > arrival_s else arrival_s
-        if away and start_s > free_s:
-            start_s += _residual_s(vacation, start_s - free_s, rng)
         if waits:
             full = first + batch_limit - 1
             filled_s = arrivals_s[full] if full < count else math.inf
@@ -129,7 +121,10 @@ def replay(
             last += 1
         size = last - first
         drawn = times_s.get(size) or times_s.setdefault(size, services.of(size))
-        end_s = start_s + (service_s := drawn[int(draw() * len(drawn))])
+        service_s = drawn[int(draw() * len(drawn))]
+        if absence is not None:
+            service_s += absence.extra_s(free_s, arrival_s, start_s, service_s)
+        end_s = start_s + service_s
         latencies.append(end_s - arrival_s)
         if size > 1:
             latencies += [end_s - arrived_s for arrived_s in arrivals_s[first + 1 : last]]
@@ -138,10 +133,5 @@ def replay(
         batches += 1
         first = last
     span_s = max(free_s - arrivals_s[0], busy_s)
-    return Replay(tuple(latencies), busy_s / span_s, len(arrivals_s) / batches)
-
-
-def _residual_s(vacation: Vacation, idle_s: float, rng: random.Random) -> float:
-    """What is left of the vacation that an arrival after `idle_s` of idleness interrupts."""
-    away, left = rng.random() < vacation.duty, rng.random()
-    return min(idle_s, vacation.slice_s) * left if away else 0.0
+    trained = absence.trained_s / span_s if absence is not None else 0.0
+    return Replay(tuple(latencies), busy_s / span_s, len(arrivals_s) / batches, trained)

@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
-from predictor.admission import DUTIES, Admit, Decision, InferenceLoad, Objective, Pace, Refuse, decide
+from predictor.admission import DUTIES, Admit, Decision, Job, Load, Objective, Pace, Refuse, decide
+from predictor.corun import CoRunModel, Serving, TrainingSlices
 from predictor.queueing import ServiceTimes
 
+HOURS = Job(step_s=0.1, steps_left=100)
 
-def load(rate_hz: float = 5.0, service_s: float = 0.02) -> InferenceLoad:
+
+def load(limit_s: float, *, rate_hz: float = 5.0, service_s: float = 0.02, name: str = "") -> Load:
     rng, now_s, times = random.Random(3), 0.0, []
-    for _ in range(1500):
+    for _ in range(1000):
         now_s += rng.expovariate(rate_hz)
         times.append(now_s)
-    return InferenceLoad(times, ServiceTimes({1: (service_s,)}), 4)
+    return Serving(times, ServiceTimes({1: (service_s,)}), 4, name=name), Objective(0.95, limit_s)
+
+
+def asked(loads: list[Load], stretch_s: float, job: Job = HOURS, slowdown: float = 1.0) -> Decision:
+    return decide(CoRunModel(), loads, TrainingSlices((stretch_s,), slowdown=slowdown), job)
 
 
 def duty(decision: Decision) -> float:
@@ -31,47 +39,86 @@ def duty(decision: Decision) -> float:
 
 
 def test_room_to_spare_is_admitted() -> None:
-    """Slices far shorter than the slack may use every idle moment; the prediction comes with it."""
-    decision = decide(load(), Objective(0.95, 0.2), slice_s=0.005)
+    """Stretches far shorter than the slack may use every idle moment; the predictions come with it."""
+    decision = asked([load(0.2)], 0.005)
     assert isinstance(decision, Admit)
     assert 0.02 <= decision.latency_s <= 0.2
+    assert decision.finish_s == pytest.approx(10 / 0.9, rel=0.05)
 
 
 def test_some_room_is_paced() -> None:
-    """Where every idle moment would be too much, a share of it is granted, within the objective."""
-    decision = decide(load(), Objective(0.95, 0.055), slice_s=0.05)
+    """Where every idle moment would be too much, a share of it is granted, in slices no shorter than a stretch."""
+    decision = asked([load(0.06)], 0.1)
     assert isinstance(decision, Pace)
     assert 0 < decision.duty < 1
-    assert decision.latency_s <= 0.055
-    assert decision.slice_s == 0.05
+    assert decision.latency_s <= 0.06
+    assert decision.slice_s == 0.1
 
 
 def test_no_room_is_refused_in_words() -> None:
-    """Slices longer than the slack, even now and then, break the objective; the reason names both."""
-    decision = decide(load(), Objective(0.99, 0.05), slice_s=1.0)
+    """Stretches longer than the slack break the objective even now and then; the refusal names the one they keep."""
+    decision = asked([load(0.05, rate_hz=0.5)], 5.0)
     assert isinstance(decision, Refuse)
-    assert "1.0000 s" in decision.reason
     assert "0.0500 s" in decision.reason
+    assert decision.limit_s is not None
+    assert duty(asked([load(1.05 * decision.limit_s, rate_hz=0.5)], 5.0)) > 0
 
 
 def test_an_objective_missed_without_training_is_refused() -> None:
-    """Then training is not the culprit, and the reason says so."""
-    decision = decide(load(rate_hz=40.0, service_s=0.2), Objective(0.95, 0.1), slice_s=0.001)
+    """Then training is not the culprit, and the reason says so and names the model."""
+    decision = asked([load(0.5), load(0.1, rate_hz=40.0, service_s=0.2, name="bert")], 0.001)
     assert isinstance(decision, Refuse)
-    assert "without training" in decision.reason
+    assert decision.reason.startswith("bert: the objective is missed without training")
 
 
-@pytest.mark.parametrize("slice_s", [0.01, 0.04, 0.2])
-def test_a_looser_objective_never_grants_less(slice_s: float) -> None:
+def test_a_deadline_out_of_reach_is_refused_with_the_smallest_one_within() -> None:
+    """Asked again with that deadline, the job is taken."""
+    job = Job(step_s=0.1, steps_left=600, deadline_s=30.0)
+    refused = asked([load(0.2)], 0.005, job)
+    assert isinstance(refused, Refuse)
+    assert refused.deadline_s == pytest.approx(60 / 0.9, rel=0.05)
+    assert "30.0 s" in refused.reason
+    assert isinstance(asked([load(0.2)], 0.005, Job(0.1, 600, refused.deadline_s)), Admit)
+
+
+def test_a_deadline_may_take_what_the_interval_leaves_open() -> None:
+    """A share that is predicted to fit, though not surely, is granted only where the deadline needs it."""
+    patient, pressed = asked([load(0.04)], 0.012), asked([load(0.04)], 0.012, Job(0.1, 100, deadline_s=13.0))
+    assert duty(patient) < duty(pressed) == 1.0
+
+
+def test_nobody_served_is_nobody_disturbed() -> None:
+    """No loads, or loads without arrivals, admit whatever comes."""
+    idle = Serving([], ServiceTimes({1: (0.02,)}), 4), Objective(0.95, 0.01)
+    assert asked([], 10.0) == asked([idle], 10.0) == Admit(0.0, HOURS.step_s * HOURS.steps_left)
+
+
+def test_training_between_two_models_needs_both_idle() -> None:
+    """The job takes longer than beside either, and as long again where clocks slow its steps down."""
+    one, other = load(1.0, name="a"), load(1.0, rate_hz=20.0, name="b")
+    finishes = []
+    for loads in ([one], [other], [one, other]):
+        decision = asked(loads, 0.001)
+        assert isinstance(decision, Admit)
+        finishes.append(decision.finish_s)
+    assert finishes[2] > max(finishes[:2])
+    slow = asked([one], 0.001, slowdown=2.0)
+    assert isinstance(slow, Admit)
+    assert slow.finish_s == pytest.approx(2 * finishes[0], rel=0.05)
+
+
+@pytest.mark.parametrize("stretch_s", [0.01, 0.04, 0.2])
+def test_a_looser_objective_never_grants_less(stretch_s: float) -> None:
     """Monotone in the limit, from refusal to admission."""
-    shares = [duty(decide(load(), Objective(0.95, limit_s), slice_s)) for limit_s in (0.01, 0.03, 0.05, 0.1, 0.3)]
+    shares = [duty(asked([load(limit_s)], stretch_s)) for limit_s in (0.01, 0.03, 0.06, 0.1, 0.5)]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert set(shares) <= {0.0, *DUTIES}
 
 
-def test_longer_slices_never_get_more() -> None:
-    """Monotone in the slice."""
-    shares = [duty(decide(load(), Objective(0.95, 0.06), slice_s)) for slice_s in (0.005, 0.02, 0.05, 0.1, 0.4)]
+def test_longer_stretches_never_get_more() -> None:
+    """Monotone in the stretch."""
+    shares = [duty(asked([load(0.06)], stretch_s)) for stretch_s in (0.005, 0.05, 0.1, 0.4)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1]
+    assert not math.isinf(shares[0])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictor.queueing import ServiceTimes, Vacation, quantile, replay
+from predictor.queueing import ServiceTimes, quantile, replay
 
 ONE = ServiceTimes({1: (1.0,)})
 FLAT = ServiceTimes(dict.fromkeys((1, 2, 4, 8), (1.0,)))
@@ -62,27 +62,6 @@ def test_waiting_fills_a_batch_and_a_full_one_goes_at_once() -> None:
     assert replay([0.0, 0.25], FLAT, 8, batch_wait_s=0.5).latencies_s == pytest.approx((1.5, 1.25))
     assert replay([0.0, 0.25], FLAT, 2, batch_wait_s=0.5).latencies_s == pytest.approx((1.25, 1.0))
     assert replay([0.0, 0.75], FLAT, 2, batch_wait_s=0.5).latencies_s == pytest.approx((1.5, 1.75))
-
-
-def test_vacations_hold_up_who_finds_an_idle_server() -> None:
-    """A slice in progress is waited for: more duty and longer slices, longer latency, never more than one slice."""
-    arrivals_s = poisson(0.2, 4_000)
-    means = []
-    for vacation in (Vacation(), Vacation(1.0, 0.5), Vacation(1.0, 1.0), Vacation(2.0, 1.0)):
-        found = replay(arrivals_s, ONE, 8, vacation=vacation)
-        means.append(sum(found.latencies_s) / len(found.latencies_s))
-    assert means == sorted(set(means))
-    alone, beside = replay(arrivals_s[:1], ONE, 1), replay([0.0, 100.0], ONE, 1, vacation=Vacation(0.5, 1.0))
-    assert alone.latencies_s == (1.0,)
-    assert 1.0 <= beside.latencies_s[1] <= 1.5
-
-
-def test_a_vacation_of_no_time_or_no_duty_is_none() -> None:
-    """Both zeros give the plain replay."""
-    arrivals_s = poisson(0.5, 500)
-    plain = replay(arrivals_s, ONE, 2).latencies_s
-    assert replay(arrivals_s, ONE, 2, vacation=Vacation(1.0, 0.0)).latencies_s == plain
-    assert replay(arrivals_s, ONE, 2, vacation=Vacation(0.0, 1.0)).latencies_s == plain
 
 
 def test_the_same_seed_replays_the_same() -> None:

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed loop of duty: what training may take follows what windows of requests say, whatever was predicted.
+
+A broken window stops training until one is clean, and halves what it may take after that; clean windows give it back,
+quickly up to what last broke one, then slowly. A window that breaks while training stands still is not training's
+doing. Three broken ones end in a refusal, which lasts longer each time. Pure: time comes in as seconds of any
+monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from .admission import SLICE_S, Admit, Pace
+
+FIRST = 0.25
+"""Duty to begin with, if the prediction allows as much."""
+
+LEAST = 0.05
+"""Less is nothing."""
+
+TIGHT = 0.9
+"""Share of the limit from which on nothing is given back."""
+
+GROWTH = 1.3
+"""Factor per clean window, below the ceiling."""
+
+CREEP, PATIENCE = 1.1, 30
+"""Factor of the ceiling, and the clean windows in a row that it takes."""
+
+BROKEN = 3
+"""Broken windows that end in a refusal."""
+
+FORGIVEN = 200
+"""Clean windows that make one of them forgotten."""
+
+REFUSED_S, LONGER, REFUSED_MOST_S = 60.0, 4.0, 3600.0
+"""How long the first refusal lasts, how many times as long each next one, and the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What requests of a window say: the constrained quantile of latency over its limit, the worst model's, or 0."""
+
+    share_of_limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What training is told: a share of the idle time, slices of at most so many seconds, and why, in words."""
+
+    duty: float
+    slice_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """The state of the loop. `most` and `slice_s` are what was predicted to fit, `now` what training may take."""
+
+    most: float
+    slice_s: float
+    now: float
+    ceiling: float = 1.0
+    broken: int = 0
+    clean: int = 0
+    refusals: int = 0
+    refused_until_s: float = -math.inf
+    reason: str = "within what is predicted to fit"
+
+    @classmethod
+    def granted(cls, decision: Admit | Pace) -> Duty:
+        """The loop at the beginning of a job."""
+        most, slice_s = _most(decision)
+        return cls(most, slice_s, min(most, FIRST))
+
+    def regranted(self, decision: Admit | Pace) -> Duty:
+        """The same loop under a new decision, with everything it has learnt."""
+        most, slice_s = _most(decision)
+        return replace(self, most=most, slice_s=slice_s, now=min(self.now, most))
+
+    def after(self, window: Window, now_s: float) -> Duty:
+        """The state once this window has been seen, at `now_s` seconds."""
+        if now_s < self.refused_until_s:
+            return self
+        if self.refused_until_s > -math.inf:
+            return self._returned() if window.share_of_limit <= TIGHT else self
+        if window.share_of_limit > 1:
+            return self._after_broken(now_s)
+        if window.share_of_limit > TIGHT:
+            return replace(self, clean=0)
+        return self._after_clean()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the job is refused for now."""
+        return self.refused_until_s > -math.inf
+
+    @property
+    def limits(self) -> Limits:
+        """What to tell training now."""
+        return Limits(self.now, self.slice_s, self.reason)
+
+    def _after_broken(self, now_s: float) -> Duty:
+        if not self.now:
+            return replace(self, clean=0, reason="the objective is missed without training")
+        broken, ceiling = self.broken + 1, max(LEAST, self.now / 2)
+        if broken < BROKEN:
+            why = "a window broke the objective"
+            return replace(self, now=0.0, ceiling=ceiling, broken=broken, clean=0, reason=why)
+        lasts_s = min(REFUSED_MOST_S, REFUSED_S * LONGER**self.refusals)
+        return replace(
+            self,
+            now=0.0,
+            ceiling=LEAST,
+            # back from a refusal, one broken window is enough for the next
+            broken=BROKEN - 1,
+            clean=0,
+            refusals=self.refusals + 1,
+            refused_until_s=now_s + lasts_s,
+            reason=f"refused for {lasts_s:.0f} s: {BROKEN} windows broke the objective",
+        )
+
+    def _after_clean(self) -> Duty:
+        clean = self.clean + 1
+        ceiling = min(1.0, self.ceiling * CREEP) if clean % PATIENCE == 0 else self.ceiling
+        broken = max(0, self.broken - 1) if clean % FORGIVEN == 0 else self.broken
+        now = min(self.most, ceiling, max(LEAST, self.now * GROWTH))
+        return replace(self, now=now, ceiling=ceiling, broken=broken, clean=clean, reason=_reason(now, self.most))
+
+    def _returned(self) -> Duty:
+        now = min(self.most, LEAST)
+        return replace(self, now=now, refused_until_s=-math.inf, clean=0, reason=_reason(now, self.most))
+
+
+def _most(decision: Admit | Pace) -> tuple[float, float]:
+    return (1.0, SLICE_S) if isinstance(decision, Admit) else (decision.duty, decision.slice_s)
+
+
+def _reason(now: float, most: float) -> str:
+    return "within what is predicted to fit" if now >= most else "growing with clean windows"

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that goes on vacation: training fills the moments in which no request is in flight.
+
+After Doshi, "Queueing systems with vacations" (1986). Training looks at the gate between two operations, so a request
+that arrives meanwhile finds the rest of one uninterrupted stretch. Three things then cost it time:
+
+* The rest of the stretch. Where device and training share everything (one GPU), it is waited for (`block` = 1); where
+  they share a part (two cores, one memory), the batch goes at the speed `1 - block` until the stretch is over.
+* What training left behind, cold caches above all: the first batch after training takes `1 + cold` times as long.
+* Training itself rests between slices, so that it takes `duty` of the idle time; who arrives then pays nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+LOOKS_S = 0.0005
+"""How late training notices that the server is idle: the gate's polling interval."""
+
+_FEW = 8
+"""Stretches that are laid end to end before where they lie no longer matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vacations:
+    """Training in the gaps: how long it goes without looking at the gate, how much of the idle time it may take.
+
+    `stretches_s` are lengths as measured, drawn from with equal weight; a slice is at most `slice_s` seconds of
+    training, followed by a rest in proportion. Raises `ValueError` where a figure makes no sense.
+    """
+
+    stretches_s: tuple[float, ...]
+    duty: float = 1.0
+    slice_s: float = math.inf
+    block: float = 1.0
+    cold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.stretches_s or not all(0 < stretch_s < math.inf for stretch_s in self.stretches_s):
+            raise ValueError("stretches must be known, positive and finite")
+        if not 0 <= self.duty <= 1:
+            raise ValueError(f"duty is a share, not {self.duty}")
+        if not self.slice_s > 0:
+            raise ValueError(f"slice_s must be positive, not {self.slice_s}")
+
+
+class Absence:
+    """One replay's training: when it ran, what it is still owed in rest. Seconds throughout."""
+
+    def __init__(self, vacations: Vacations, seed: int) -> None:
+        self._of = vacations
+        self._draw = random.Random(seed).random  # noqa: S311 - a simulation, nothing secret
+        self._rest_until_s = -math.inf
+        self.trained_s = 0.0
+        lengths = vacations.stretches_s
+        self._mean_s = sum(lengths) / len(lengths)
+        self._ends_s = list(accumulate(lengths))
+        self._rest = 1 / vacations.duty - 1 if vacations.duty else math.inf
+        self._slice_s = max(vacations.slice_s, self._mean_s)
+
+    def extra_s(self, idle_from_s: float, arrival_s: float, start_s: float, service_s: float) -> float:
+        """What a batch takes longer whose first request arrived after idleness and that begins at `start_s`."""
+        if arrival_s <= idle_from_s:
+            return 0.0
+        before_s = self.trained_s
+        left_s = self._left_s(idle_from_s, arrival_s) - (start_s - arrival_s)
+        cold_s = self._of.cold * service_s if self.trained_s > before_s else 0.0
+        if left_s <= 0:
+            return cold_s
+        block = self._of.block
+        return cold_s + (left_s if block >= 1 else min(block * left_s, service_s * block / (1 - block)))
+
+    def _left_s(self, idle_from_s: float, until_s: float) -> float:
+        """Train from the one moment to the other; what is left then of the stretch in progress, 0 while resting."""
+        begin_s = max(idle_from_s + LOOKS_S, self._rest_until_s)
+        if begin_s >= until_s:
+            return 0.0
+        since_s = until_s - begin_s
+        if self._rest <= 0:
+            left_s = self._residual_s(since_s)
+            self.trained_s += since_s + left_s
+            return left_s
+        cycle_s = self._slice_s * (1 + self._rest)
+        whole = since_s // cycle_s
+        self.trained_s += whole * self._slice_s
+        since_s -= whole * cycle_s
+        if since_s >= self._slice_s:
+            self.trained_s += self._slice_s
+            self._rest_until_s = until_s - since_s + cycle_s
+            return 0.0
+        left_s = self._residual_s(since_s)
+        self.trained_s += since_s + left_s
+        self._rest_until_s = until_s + left_s + (since_s + left_s) * self._rest
+        return left_s
+
+    def _residual_s(self, since_s: float) -> float:
+        """What is left of the stretch in progress `since_s` after the first one began."""
+        if since_s < _FEW * self._mean_s:
+            lengths, end_s = self._of.stretches_s, 0.0
+            while end_s <= since_s:
+                end_s += lengths[int(self._draw() * len(lengths))]
+            return end_s - since_s
+        # long ago: a moment falls into a stretch in proportion to its length (the inspection paradox), anywhere in it
+        at_s = self._draw() * self._ends_s[-1]
+        return self._ends_s[min(bisect_right(self._ends_s, at_s), len(self._ends_s) - 1)] - at_s
