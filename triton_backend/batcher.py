@@ -31,6 +31,7 @@ from .parameters import BackendConfig
 from .queueing import Rules, Start, Ticket, Wait, choose, expired
 from .recorder import Recorder, instant
 from .tensors import Tensors
+from .turns import Turns
 
 LIGHT_NS = 1_000_000
 """A batch expected to take no longer may be served in place."""
@@ -99,6 +100,7 @@ class Batcher:
         engine: Engine,
         config: BackendConfig,
         recorder: Recorder,
+        turns: Turns | None = None,
         *,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
@@ -107,6 +109,7 @@ class Batcher:
         self._config = config
         self._queueing = config.queueing
         self._recorder = recorder
+        self._turns = turns
         self._clock_ns = clock_ns
         self._sleep = sleep
         self._cpu_timed = engine.in_thread and config.threads == 1
@@ -284,6 +287,8 @@ class Batcher:
         """Execute and answer; if the batch fails, each request is tried alone, so that a bad one harms no other."""
         if not jobs:
             return
+        if self._recorder.virtual and self._turns is not None:
+            self._turns.wait()
         start_ns = self._clock_ns()
         try:
             outputs = self._run(_join([job.inbound for job in jobs]), sum(job.ticket.samples for job in jobs))

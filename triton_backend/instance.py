@@ -30,6 +30,7 @@ from .parameters import BackendConfig, parse
 from .placement import placement_of
 from .recorder import Recorder, instant
 from .tally import Tally
+from .turns import Turns
 
 BEAT_S = 0.05
 BEATS_PER_PUSH = 20
@@ -49,7 +50,8 @@ class Instance:
         self._gatekeeper = Gatekeeper(config)
         self._engine = engine
         self._recorder = Recorder(page, Tally(), _configured(config), config.max_batch)
-        self._batcher = Batcher(engine, config, self._recorder)
+        self._turns = Turns(RunDir(page.path.parents[1]).trainer_page)
+        self._batcher = Batcher(engine, config, self._recorder, self._turns)
         self._exporter = exporter
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="governed-heart", daemon=True)
@@ -86,6 +88,7 @@ class Instance:
         if self._heart.is_alive():
             self._heart.join()
         self._engine.close()
+        self._turns.close()
         self._recorder.close()
 
     def _beat(self) -> None:

@@ -34,6 +34,8 @@ class Recorder:
         self._applied = configured
         self._knobs_read_ns = 0
         self._stretches: dict[int, tuple[int, float]] = {}
+        self.virtual = False
+        """Whether a virtual board's clockd was seen to slow batches down."""
         page.write_applied(configured)
 
     def arrived(self, number: int, arrival_ns: int) -> None:
@@ -68,6 +70,7 @@ class Recorder:
         read_ns, factor = self._stretches.get(samples, (0, 1.0))
         if now_ns - read_ns > GLANCE_NS:
             factor = self._page.stretch(samples)
+            self.virtual = self._page.stretched
             self._stretches[samples] = (now_ns, factor)
         return factor
 
