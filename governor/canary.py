@@ -32,21 +32,32 @@ def answers(url: str, models: Sequence[str], deadline_s: float, check_alive: Cal
             return dict.fromkeys(models, "the server did not come up in time")
         time.sleep(POLL_S)
     reasons = {}
+    for model in models:
+        try:
+            ask(url, model, max(1.0, min(CANARY_S, deadline_s - time.monotonic())))
+        except CanaryFailed as error:
+            reasons[model] = str(error)
+    return reasons
+
+
+def ask(url: str, model: str, timeout_s: float = CANARY_S) -> None:
+    """One inference over a connection of its own; raises `CanaryFailed`."""
     with triton.InferenceServerClient(url) as client:
-        for model in models:
-            try:
-                infer_once(client, model, max(1.0, min(CANARY_S, deadline_s - time.monotonic())))
-            except CanaryFailed as error:
-                reasons[model] = str(error)
-        return reasons
+        infer_once(client, model, timeout_s)
 
 
 def infer_once(client: Any, model: str, timeout_s: float = CANARY_S) -> None:
-    """One inference with inputs of zeros, made from the model's metadata; raises `CanaryFailed`."""
+    """One inference with inputs of zeros, made from the model's metadata; raises `CanaryFailed`.
+
+    Optional inputs are left out; where all are, the texts are given, empty: Triton takes no request without inputs.
+    """
     try:
         config = client.get_model_config(model, client_timeout=timeout_s).config
         metadata = client.get_model_metadata(model, client_timeout=timeout_s)
-        inputs = [_zeros(tensor, batched=config.max_batch_size > 0) for tensor in metadata.inputs]
+        optional = {tensor.name for tensor in config.input if tensor.optional}
+        needed = [tensor for tensor in metadata.inputs if tensor.name not in optional]
+        asked = needed or [tensor for tensor in metadata.inputs if tensor.datatype == "BYTES"]
+        inputs = [_zeros(tensor, batched=config.max_batch_size > 0) for tensor in asked]
         client.infer(model, inputs, client_timeout=timeout_s)
     except InferenceServerException as error:
         raise CanaryFailed(error.message()) from error

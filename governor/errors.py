@@ -11,6 +11,7 @@ GovernorError
   ServerBusy          another server uses the run directory, or another program a port
   ServerFailed        the server ended, or did not become ready
     ModelsFailed      it runs, but some models do not answer
+  CannotPublish       the model, or the server, takes no trained weights
   SurfaceInvalid      a surface that somebody wrote down is not one of ours
   SearchError
     Infeasible        no point meets the objective
@@ -91,6 +92,15 @@ class ModelsFailed(ServerFailed):
     def __init__(self, reasons: dict[str, str], log_path: Path | None) -> None:
         self.reasons = reasons
         super().__init__("; ".join(f"model '{model}': {reason}" for model, reason in reasons.items()), log_path)
+
+
+class CannotPublish(GovernorError):
+    """Trained weights cannot be published to `model`; nothing was changed."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        self.model = model
+        self.reason = reason
+        super().__init__(f"model '{model}': {reason}")
 
 
 class SurfaceInvalid(GovernorError):

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import ipaddress
-import json
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -24,17 +22,13 @@ from telemetry import durable
 from telemetry.rundir import RunDir, default_run_dir
 
 from .backend_folder import assemble_backends, assemble_repository, cache_folder, find_installation, models_in
-from .canary import answers
+from .canary import CANARY_S, answers, ask
 from .errors import ModelsFailed, ServerBusy, ServerFailed
 from .ports import ANY, Ports, claim
-
-KEY_HEADER = "teg-api-key"
-"""HTTP header of the restricted interfaces; in gRPC metadata it is `triton-grpc-protocol-teg-api-key`."""
+from .server_process import end_server, start_server
+from .serving import KEY_HEADER, SERVED, Served, grpc_headers, url, write_served
 
 RESTRICTED = "shared-memory,model-repository,trace,logging"
-STOP_S = 8.0
-"""How long a server may take to end after SIGTERM."""
-_SHM = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend keeps its regions
 
 
 class TritonServer:
@@ -69,9 +63,12 @@ class TritonServer:
         self.address = str(ipaddress.ip_address(address))
         self.ports = ports
         self.failed: dict[str, str] = {}
+        """Models that do not answer, and why."""
+        self.faults: Counter[str] = Counter()
+        """What died and was started again, by kind: `server`, `stub`."""
         self.api_key = ""
+        self.publish = publish
         self._binary = binary
-        self._publish = publish
         self._auto_complete = auto_complete
         self._strict = strict
         self._ready_s = ready_s
@@ -118,7 +115,7 @@ class TritonServer:
     @property
     def grpc_headers(self) -> dict[str, str]:
         """What a gRPC call of a restricted interface must carry."""
-        return {f"triton-grpc-protocol-{KEY_HEADER}": self.api_key}
+        return grpc_headers(self.api_key)
 
     def start(self) -> None:
         """Start the server and wait until every model has answered an inference.
@@ -131,43 +128,58 @@ class TritonServer:
         try:
             self._launch()
             self._await_ready()
+            self._refuse_failed()
+            self.say()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """End the server, by force if it does not go, and remove what it leaves behind."""
-        if self._process is not None:
-            self._end(self._process)
-            self._process = None
-        for region in _SHM.glob(f"{self._shm_prefix}*"):
-            region.unlink(missing_ok=True)
+        self._end()
         if self._lock is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-            for path in (self._state_path, self.run_dir.api_key):
+            for path in (self.run_dir.root / SERVED, self.run_dir.api_key):
                 path.unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+
+    def restart(self) -> None:
+        """End what is left of the server and start it anew, on the same ports and with the same key.
+
+        A model that does not answer its canary then is listed in `failed`. Raises `ServerBusy`, `ServerFailed`.
+        """
+        self._end()
+        self._launch()
+        self._await_ready()
+        self.say()
 
     def wait(self) -> int:
         """Block until the server ends; its exit code, negative for a signal."""
         return self._running().wait()
 
-    def signal(self, number: int) -> None:
-        """Pass a signal on to the server."""
-        self._running().send_signal(number)
+    def ended(self) -> int | None:
+        """The server's exit code, negative for a signal; None while it runs."""
+        return self._process.poll() if self._process else 0
+
+    def say(self) -> None:
+        """Write down in the run directory where the server stands."""
+        answering = tuple(model for model in self.models if model not in self.failed)
+        pid = self._process.pid if self._process else 0
+        standing = Served(os.getpid(), pid, self.address, **asdict(self.ports), models=answering)
+        standing = replace(standing, repository=str(self.repository.resolve()), publish=self.publish)
+        write_served(self.run_dir.root, replace(standing, down=dict(self.failed), faults=dict(self.faults)))
+
+    def canary(self, model: str, timeout_s: float = CANARY_S) -> None:
+        """One inference; raises `CanaryFailed`."""
+        ask(self.grpc_url, model, timeout_s)
 
     @property
     def _folder(self) -> Path:
         return cache_folder(self.run_dir.root)
 
-    @property
-    def _state_path(self) -> Path:
-        return self.run_dir.root / "serve.json"
-
     def _url(self, port: int) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{port}"
+        return url(self.address, port)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -192,7 +204,7 @@ class TritonServer:
         assemble_backends(installation, backends, self._extra_backends)
         assemble_repository(self.repository, self.models, repository)
         self.ports = claim(self.ports, self.address)
-        self.api_key = secrets.token_urlsafe(24)
+        self.api_key = self.api_key or secrets.token_urlsafe(24)
         durable.replace(self.run_dir.api_key, self.api_key.encode(), mode=0o600)
         inherited = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
         environment = {
@@ -201,22 +213,14 @@ class TritonServer:
             "LD_LIBRARY_PATH": ":".join([*map(str, installation.library_path), *inherited]),
             "TEG_RUN_DIR": str(self.run_dir.root),
         }
-        with contextlib.ExitStack() as files:
-            log = files.enter_context(open(self.log_path, "ab")) if self.log_path else None
-            self._process = subprocess.Popen(
-                [*_LAUNCHER, str(os.getpid()), str(installation.binary), *self._arguments(backends, repository)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
+        arguments = self._arguments(backends, repository)
+        self._process = start_server(installation.binary, arguments, environment, self.log_path)
 
     def _arguments(self, backends: Path, repository: Path) -> list[str]:
         arguments = [
             f"--model-repository={repository}",
             f"--backend-directory={backends}",
-            f"--model-control-mode={'explicit' if self._publish else 'none'}",
+            f"--model-control-mode={'explicit' if self.publish else 'none'}",
             "--exit-on-error=false",
             "--strict-readiness=false",
             "--exit-timeout-secs=5",
@@ -228,41 +232,23 @@ class TritonServer:
             arguments += [f"--{name}-address={self.address}", f"--{name}-port={port}"]
         if not self._auto_complete:
             arguments.append("--disable-auto-complete-config")
-        if self._publish:
+        if self.publish:
             arguments += [f"--load-model={model}" for model in self.models]
         return [*arguments, *self._extra_args]
 
     def _await_ready(self) -> None:
         deadline_s = time.monotonic() + self._ready_s
         self.failed = answers(self.grpc_url, self.models, deadline_s, self._alive)
+
+    def _refuse_failed(self) -> None:
         if self.failed and self._strict:
             raise ModelsFailed(self.failed, self.log_path)
-        state = {"pid": os.getpid(), "server_pid": self.pid, "address": self.address, **asdict(self.ports)}
-        state |= {"models": [model for model in self.models if model not in self.failed]}
-        durable.replace(self._state_path, json.dumps(state).encode())
 
     def _alive(self) -> None:
-        code = self._running().poll()
-        if code is not None:
+        if (code := self.ended()) is not None:
             raise ServerFailed(f"tritonserver ended with {code} before it was ready", self.log_path)
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-        # the group is ours: the server and its stubs, whatever state they are in
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-_LAUNCHER = (
-    sys.executable,
-    "-I",
-    "-c",
-    # Asks the kernel to end the server with its parent, then becomes the server. The parent may be gone already.
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
-    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])",
-)
-"""A process of its own for this, because code between fork and exec is not safe in a program with threads."""
+    def _end(self) -> None:
+        if self._process is not None:
+            end_server(self._process, self._shm_prefix)
+            self._process = None

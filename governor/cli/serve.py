@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             f"--{name}-port", type=_port, default=port, help="0 picks a free one (default: %(default)s)"
         )
     parser.add_argument("--publish", action="store_true", help="let the holder of the API key load new versions")
+    parser.add_argument(
+        "--no-supervision", action="store_true", help="end with the server instead of starting again what died"
+    )
     parser.add_argument("--auto-complete", action="store_true", help="let models fill in what config.pbtxt leaves out")
     parser.add_argument("--keep-going", action="store_true", help="serve the other models if one does not load")
     parser.add_argument("--log", type=Path, help="where the server's output goes (default: standard error)")
@@ -40,13 +44,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal or the server's end; 0 after a signal, 1 if it failed, 3 if it would be unsafe."""
+    """Serve until a signal; 0 after one, 1 if it failed, 3 if it would be unsafe. What dies is started again."""
     from governor.backend_folder import ModelNotFound, ServerNotInstalled
     from governor.cli import DONE, NO, REFUSED, USAGE
     from governor.errors import ServerBusy, ServerFailed
     from governor.ports import Ports
     from governor.server import TritonServer
+    from governor.supervision import Supervisor
 
+    logging.basicConfig(format="teg serve: %(message)s")
     try:
         if not ipaddress.ip_address(args.address).is_loopback and not args.i_know:
             return _say(
@@ -66,12 +72,13 @@ def serve(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         return _say(USAGE, f"--address: {error}")
-    stop = _StopRequested()
+    _stop_by_signal()
     try:
         with server:
             _announce(server)
-            stop.server = server
-            code = server.wait()
+            if args.no_supervision:
+                return _say(NO, f"tritonserver ended with {server.wait()}")
+            Supervisor(server).run()
     except (ModelNotFound, ServerNotInstalled) as error:
         return _say(USAGE, str(error))
     except ServerBusy as error:
@@ -80,23 +87,18 @@ def serve(args: argparse.Namespace) -> int:
         return _say(NO, str(error))
     except KeyboardInterrupt:
         return DONE
-    return DONE if stop.requested else _say(NO, f"tritonserver ended with {code}")
 
 
-class _StopRequested:
-    """Turns SIGTERM and SIGINT into the end of the server; before it is ready, into the end of the start."""
+def _stop_by_signal() -> None:
+    """Turn the first SIGTERM or SIGINT into a `KeyboardInterrupt`, wherever this is; those after it change nothing."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self.server: TritonServer | None = None
+    def stop(_number: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        if self.server is None:
-            raise KeyboardInterrupt
-        self.server.signal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def _announce(server: TritonServer) -> None:
