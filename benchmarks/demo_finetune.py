@@ -41,7 +41,7 @@ def main() -> int:
         watcher = stack.enter_context(Watcher(up.run_dir, MODEL))
         clients = stack.enter_context(Clients(up.grpc_url, MODEL, TRAINER))
         story = Story()
-        Demo(up, folder, repository, watcher, clients, story).run(float(os.environ.get("SLACK") or 2.0))
+        Demo(up, folder, watcher, clients, story).run(float(os.environ.get("SLACK") or 2.0))
     summary = summarise_run(story, watcher.record)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     plot.timeline(folder / "timeline.png", watcher.record, story)

@@ -49,7 +49,6 @@ class Demo:
 
     stack: Stack
     folder: Path
-    repository: Path
     watcher: Watcher
     clients: Clients
     story: Story
@@ -106,8 +105,7 @@ class Demo:
 
     def worker(self) -> Any:
         """`teg finetune worker`, as long as the block lasts; its log is in the folder."""
-        options = ["--repository", str(self.repository), "--watch-s", str(WATCH_S)]
-        command = [*TEG, "finetune", "worker", *self._places(), *options]
+        command = [*TEG, "finetune", "worker", *self._places(), "--watch-s", str(WATCH_S)]
         with (self.folder / "worker.log").open("w") as log:
             return child(subprocess.Popen(command, stdout=log, stderr=log))
 
