@@ -33,6 +33,8 @@ IDLE_NS = 250_000_000
 """How often `idle` is called within a wait."""
 DEBT_NS = 1_000_000
 """What a virtual board's slow-down may add up to before it is slept off."""
+EVERY = 16
+"""Looks between two whose stretch is noted: every 17th, a prime, so that each operation of a step has its turn."""
 BEAT_S = 0.05
 ALONE = TrainerLimits(1.0, 0.05)
 """The limits of training that no governor paces."""
@@ -141,9 +143,11 @@ class Gate:
         self._pages: tuple[InstancePage, ...] = ()
         self._limits = ALONE
         self._silent = False
-        self._until_ns = self._rest_ns = 0
-        self._asked_ns = self._stretch_ns = 0
-        """The last look, 0 between slices; what lay between it and the one before when the gate was found closed."""
+        self._until_ns = self._rest_until_ns = 0
+        self._asked_ns = 0
+        """The last look, 0 between slices."""
+        self._looks = EVERY
+        """Until the next stretch is noted."""
         self._slowdown = 0.0
         self._own_ns = self._debt_ns = 0
         """Of a virtual board: this thread's time when the slice began, and what is still to be slept off."""
@@ -151,32 +155,31 @@ class Gate:
     def clear(self) -> bool:
         """Whether no instance has a request in flight and the slice is not over."""
         now_ns = self._clock_ns()
-        asked_ns, self._asked_ns = self._asked_ns, now_ns
-        if not asked_ns and self._slowdown:
-            self._take_turn()
+        if not self._asked_ns:
+            if self._slowdown:
+                self._take_turn()
+        elif self._looks:
+            self._looks -= 1
+        else:
+            self._note(now_ns - self._asked_ns)
+        self._asked_ns = now_ns
         for page in self._pages:
             if page.in_flight:
-                break
-        else:
-            if now_ns < self._until_ns and (not self._slowdown or self._owed_ns() < DEBT_NS):
-                return True
-        self._stretch_ns = now_ns - asked_ns if asked_ns else 0
-        return False
+                return False
+        return now_ns < self._until_ns and (not self._slowdown or self._owed_ns() < DEBT_NS)
 
     def wait(self) -> float:
         """Block until inference is idle, nothing holds training and the rest is over; seconds waited."""
         began_ns = now_ns = called_ns = self._clock_ns()
         self._pay()
-        free = False
         while True:
-            before_ns, now_ns = now_ns, self._clock_ns()
-            if free:  # only idle time counts as rest
-                self._rest_ns = max(0, self._rest_ns - (now_ns - before_ns))
+            now_ns = self._clock_ns()
             held = self._look(now_ns)
             free = not (held or self._watched.busy(now_ns))
-            if free and not self._rest_ns:
+            rest_s = (self._rest_until_ns - now_ns) / 1e9
+            if free and rest_s <= 0:
                 break
-            self._sleep(HELD_POLL_S if held else min(RESTING_S, self._rest_ns / 1e9) if free else POLL_S)
+            self._sleep(HELD_POLL_S if held else min(RESTING_S, rest_s) if free else POLL_S)
             if now_ns - called_ns >= IDLE_NS:
                 called_ns = now_ns
                 self._idle()
@@ -184,20 +187,20 @@ class Gate:
         return (now_ns - began_ns) / 1e9
 
     def slice_done(self, busy_s: float) -> None:
-        """Charge the slice to the trainer's page, and owe a rest so that training keeps to its duty."""
+        """Charge the slice to the trainer's page, and rest from now on so that training keeps to its duty."""
         if not self._asked_ns:
             return
-        now_ns, busy_ns, stretch_ns = self._clock_ns(), int(busy_s * 1e9), self._stretch_ns
+        now_ns, busy_ns = self._clock_ns(), int(busy_s * 1e9)
         if self._slowdown:
             own_ns = self._thread_ns() - self._own_ns
             self._debt_ns += int((self._slowdown - 1) * own_ns)
-            busy_ns, stretch_ns = int(self._slowdown * own_ns), int(self._slowdown * stretch_ns)
+            busy_ns = int(self._slowdown * own_ns)
             self._page.occupy(now_ns + self._debt_ns)
         self._page.slice_done(busy_ns)
-        if stretch_ns:
-            self._page.add_stretch(stretch_ns)
-        self._asked_ns = self._stretch_ns = 0
-        self._rest_ns += int(busy_ns * (1 / max(self._limits.duty, LEAST_DUTY) - 1))
+        self._asked_ns = 0
+        rest_ns = int(busy_ns * (1 / max(self._limits.duty, LEAST_DUTY) - 1))
+        if rest_ns:
+            self._rest_until_ns = max(now_ns, self._rest_until_ns) + rest_ns
 
     def held(self) -> str | None:
         """Why training is held, in words; None while it is not. For any thread."""
@@ -220,10 +223,12 @@ class Gate:
         self._silent = self._watched.silent(now_ns)
         self._slowdown = self._page.slowdown
         self._limits = self._page.read_limits(now_ns) or ALONE
-        held = self.held()
-        if held:
-            self._rest_ns = 0
-        return held
+        return self.held()
+
+    def _note(self, stretch_ns: int) -> None:
+        """Tell of one operation among many how long it was."""
+        self._looks = EVERY
+        self._page.add_stretch(int(max(1.0, self._slowdown) * stretch_ns))
 
     def _take_turn(self) -> None:
         """A slice begins on a virtual GPU: inference that arrives now waits for the operation."""

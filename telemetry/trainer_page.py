@@ -77,7 +77,7 @@ class TrainerPage(Page):
         self.words[_STEPS] += 1
 
     def add_stretch(self, stretch_ns: int) -> None:
-        """Note the operation at whose end training got out of the way; for the trainer only."""
+        """Note how long it was from one look at the gate to the next; for the trainer only."""
         number = self.words[_STRETCHES]
         self.words[_RING_AT + number % RING] = stretch_ns
         self.words[_STRETCHES] = number + 1
@@ -100,8 +100,7 @@ class TrainerPage(Page):
     def stretches_since(self, cursor: int) -> tuple[list[float], int]:
         """Seconds of the stretches numbered `cursor` and later, and the next cursor.
 
-        A stretch lies between two looks at the gate, and is noted when the second one finds it closed: arrivals meet
-        long ones more often, and so do these.
+        A stretch lies between two looks at the gate; of all of them an even sample is noted.
         """
         end = int(self.words[_STRETCHES])
         first = max(cursor, end - RING)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.pacer import ALONE, DEBT_NS, IDLE_NS, NO_GOVERNOR, POLL_S, RESTING_S, Free, Gate, Heart
+from finetune.pacer import ALONE, DEBT_NS, EVERY, IDLE_NS, NO_GOVERNOR, POLL_S, RESTING_S, Free, Gate, Heart
 from telemetry.instance_page import BOOKS, InstanceInfo, InstancePage
 from telemetry.pages import HEARTBEAT, STALE_NS
 from telemetry.rundir import RunDir
@@ -76,7 +76,7 @@ class World:
     def request(self, page: InstancePage, for_ns: int) -> None:
         """A request that is answered after so long."""
         page.set_gate(1, self.now_ns)
-        self.due.append((self.now_ns + for_ns, page))
+        self.due = [(self.now_ns + for_ns, page)]
 
     def slice(self, busy_ns: int) -> None:
         """One slice that is cut after so long."""
@@ -179,13 +179,16 @@ def test_it_rests_between_slices_as_the_duty_says(world: World, duty: float, res
     assert world.gate.clear()
 
 
-def test_time_that_inference_takes_is_no_rest(world: World) -> None:
-    """The duty is a share of the time in which nobody else would compute."""
+def test_time_that_inference_takes_is_rest(world: World) -> None:
+    """A rest begins at the end of its slice, whoever cut that short."""
     world.limit(TrainerLimits(0.5, 0.03))
     world.gate.wait()
     world.slice(30 * MS)
+    world.request(world.instances[0], 20 * MS)
+    assert world.gate.wait() == pytest.approx(0.030, abs=RESTING_S)
+    world.slice(30 * MS)
     world.request(world.instances[0], 50 * MS)
-    assert world.gate.wait() == pytest.approx(0.080, abs=2 * RESTING_S)
+    assert world.gate.wait() == pytest.approx(0.050, abs=2 * POLL_S)
 
 
 def test_the_governor_may_hold_it(world: World) -> None:
@@ -228,22 +231,27 @@ def test_what_idle_raises_ends_the_wait(world: World) -> None:
     gate.close()
 
 
-def test_stretches_are_those_that_an_arrival_meets(world: World) -> None:
-    """Noted when the gate is found closed, from one look to the next; the end of a step is no such moment."""
-    world.gate.wait()
-    assert world.gate.clear()
-    world.work(7 * MS)
-    world.instances[0].set_gate(1, world.now_ns)
-    assert not world.gate.clear()
-    world.gate.slice_done(0.007)
-    world.instances[0].set_gate(0, 0)
-    world.gate.wait()
-    assert world.gate.clear()
-    world.work(5 * MS)
-    assert world.gate.clear()
-    world.gate.slice_done(0.005)
-    assert world.trainer.stretches_since(0) == ([0.007], 1)
-    assert world.trainer.busy_ns == 12 * MS
+def test_every_operation_has_its_turn_to_be_noted(world: World) -> None:
+    """Of steps of 24 operations, one of them long, an even sample; what lies between steps and slices is none."""
+    for step in range(17 * (EVERY + 1)):
+        if not world.gate.clear():
+            world.gate.slice_done(0.0)
+            world.gate.wait()
+            world.gate.clear()
+        for op in range(24):
+            world.work(5 * MS if op == 7 else MS // 2)
+            if not world.gate.clear():
+                world.gate.slice_done(0.001)
+                world.gate.wait()
+                world.gate.clear()
+        world.gate.slice_done(0.001)
+        world.work(50 * MS)
+        world.instances[0].words[HEARTBEAT] = world.instances[1].words[HEARTBEAT] = world.now_ns
+        assert step < 3 or world.trainer.stretches_since(0)[1]
+    noted, count = world.trainer.stretches_since(0)
+    assert count == pytest.approx(17 * 24, rel=0.02)
+    assert set(noted) == {0.005, 0.0005}
+    assert noted.count(0.005) / len(noted) == pytest.approx(1 / 24, rel=0.5)
 
 
 def test_on_a_virtual_board_operations_are_stretched_and_charged(world: World) -> None:
