@@ -38,13 +38,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """The job may use every idle moment, and is done in `finish_s` seconds.
+    """The job may use every idle moment, and is done in `finish_s` seconds (infinity: not known yet).
 
-    `latency_s` is the quantile predicted beside it, of the model that comes closest to its limit.
+    `latency_s` is the quantile predicted beside it, of the model that comes closest to its limit; 0 if none is. Unless
+    `sure`, the interval of that prediction goes beyond the limit.
     """
 
     latency_s: float
     finish_s: float
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Pace:
     slice_s: float
     latency_s: float
     finish_s: float
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,8 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
 
     The upper end of the interval has to meet an objective. Where that is too uncertain for any share, or leaves too
     little for the deadline, the prediction itself has to: windows beside training are what narrows the interval, and
-    the closed loop (`pacing`) watches them. `training.duty` and its `slice_s` are ignored. Loads without arrivals have
-    nobody who waits.
+    the closed loop (`pacing`) watches them. The least share goes to training of which no stretch was measured yet.
+    `training.duty` and its `slice_s` are ignored. Loads without arrivals have nobody who waits.
     """
     loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
     for serving, objective in loads:
@@ -115,6 +118,8 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
         if alone_s > objective.limit_s:
             missed = f"the objective is missed without training: {alone_s:.4f} s of {objective.limit_s:.4f} s"
             return Refuse(_named(serving, missed), limit_s=alone_s)
+    if not training.stretches_s:
+        return Pace(DUTIES[-1], SLICE_S, 0.0, math.inf, sure=False)
     slice_s = max(SLICE_S, training.slowdown * max(training.stretches_s))
     tried: list[_Beside] = []
     for duty in DUTIES:
@@ -144,8 +149,8 @@ def _in_time(found: _Beside, slice_s: float, work_s: float, deadline_s: float) -
         return Refuse(f"{beside}, the deadline is in {deadline_s:.1f} s", deadline_s=finish_s)
     latency_s = found.tightest[0].latency_s if found.bands else 0.0
     if found.duty == DUTIES[0]:
-        return Admit(latency_s, finish_s)
-    return Pace(found.duty, slice_s, latency_s, finish_s)
+        return Admit(latency_s, finish_s, found.holds)
+    return Pace(found.duty, slice_s, latency_s, finish_s, found.holds)
 
 
 def _no_room(found: _Beside) -> Refuse:

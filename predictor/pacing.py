@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from .admission import SLICE_S, Admit, Pace
 
 FIRST = 0.25
-"""Duty to begin with, if the prediction allows as much."""
+"""Duty to begin with where a prediction is not sure, or after a broken window, if as much is allowed."""
 
 LEAST = 0.05
 """Less is nothing."""
@@ -23,7 +23,7 @@ LEAST = 0.05
 TIGHT = 0.9
 """Share of the limit from which on nothing is given back."""
 
-GROWTH = 1.3
+GROWTH = 1.5
 """Factor per clean window, below the ceiling."""
 
 CREEP, PATIENCE = 1.1, 30
@@ -73,7 +73,7 @@ class Duty:
     def granted(cls, decision: Admit | Pace) -> Duty:
         """The loop at the beginning of a job."""
         most, slice_s = _most(decision)
-        return cls(most, slice_s, min(most, FIRST))
+        return cls(most, slice_s, most if decision.sure else min(most, FIRST))
 
     def regranted(self, decision: Admit | Pace) -> Duty:
         """The same loop under a new decision, with everything it has learnt."""
@@ -126,7 +126,7 @@ class Duty:
         clean = self.clean + 1
         ceiling = min(1.0, self.ceiling * CREEP) if clean % PATIENCE == 0 else self.ceiling
         broken = max(0, self.broken - 1) if clean % FORGIVEN == 0 else self.broken
-        now = min(self.most, ceiling, max(LEAST, self.now * GROWTH))
+        now = min(self.most, ceiling, max(FIRST if not self.now else LEAST, self.now * GROWTH))
         return replace(self, now=now, ceiling=ceiling, broken=broken, clean=clean, reason=_reason(now, self.most))
 
     def _returned(self) -> Duty:

@@ -15,12 +15,14 @@ from predictor.queueing import ServiceTimes
 HOURS = Job(step_s=0.1, steps_left=100)
 
 
-def load(limit_s: float, *, rate_hz: float = 5.0, service_s: float = 0.02, name: str = "") -> Load:
+def load(
+    limit_s: float, *, rate_hz: float = 5.0, service_s: float = 0.02, quantile: float = 0.95, name: str = ""
+) -> Load:
     rng, now_s, times = random.Random(3), 0.0, []
     for _ in range(1000):
         now_s += rng.expovariate(rate_hz)
         times.append(now_s)
-    return Serving(times, ServiceTimes({1: (service_s,)}), 4, name=name), Objective(0.95, limit_s)
+    return Serving(times, ServiceTimes({1: (service_s,)}), 4, name=name), Objective(quantile, limit_s)
 
 
 def asked(loads: list[Load], stretch_s: float, job: Job = HOURS, slowdown: float = 1.0) -> Decision:
@@ -57,11 +59,11 @@ def test_some_room_is_paced() -> None:
 
 def test_no_room_is_refused_in_words() -> None:
     """Stretches longer than the slack break the objective even now and then; the refusal names the one they keep."""
-    decision = asked([load(0.05, rate_hz=0.5)], 5.0)
+    decision = asked([load(0.05, rate_hz=0.5, quantile=0.99)], 5.0)
     assert isinstance(decision, Refuse)
     assert "0.0500 s" in decision.reason
     assert decision.limit_s is not None
-    assert duty(asked([load(1.05 * decision.limit_s, rate_hz=0.5)], 5.0)) > 0
+    assert duty(asked([load(1.05 * decision.limit_s, rate_hz=0.5, quantile=0.99)], 5.0)) > 0
 
 
 def test_an_objective_missed_without_training_is_refused() -> None:
@@ -85,12 +87,23 @@ def test_a_deadline_may_take_what_the_interval_leaves_open() -> None:
     """A share that is predicted to fit, though not surely, is granted only where the deadline needs it."""
     patient, pressed = asked([load(0.04)], 0.012), asked([load(0.04)], 0.012, Job(0.1, 100, deadline_s=13.0))
     assert duty(patient) < duty(pressed) == 1.0
+    assert isinstance(pressed, Admit)
+    assert not pressed.sure
 
 
 def test_nobody_served_is_nobody_disturbed() -> None:
     """No loads, or loads without arrivals, admit whatever comes."""
     idle = Serving([], ServiceTimes({1: (0.02,)}), 4), Objective(0.95, 0.01)
     assert asked([], 10.0) == asked([idle], 10.0) == Admit(0.0, HOURS.step_s * HOURS.steps_left)
+
+
+def test_training_that_was_never_seen_may_show_itself() -> None:
+    """Without a stretch measured nothing can be predicted, and nothing will be measured without the least share."""
+    unknown = TrainingSlices(())
+    decision = decide(CoRunModel(), [load(0.2)], unknown, Job(0.0, 0, 60.0))
+    assert isinstance(decision, Pace)
+    assert decision.duty == DUTIES[-1]
+    assert isinstance(decide(CoRunModel(), [load(0.01)], unknown, Job(0.0, 0, 60.0)), Refuse)
 
 
 def test_training_between_two_models_needs_both_idle() -> None:

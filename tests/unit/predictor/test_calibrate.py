@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On-line calibration: what is believed follows what is measured, and intervals hold."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from predictor.calibrate import Conformal, Filter, Outlook
+from predictor.interference import PRIOR, TERMS, bounded
+
+NAMES = list(TERMS)
+
+
+def outlook(*, variance: float = 0.0004, **gradient: float) -> Outlook:
+    return Outlook(0.0, tuple(gradient.get(name, 0.0) for name in NAMES), variance)
+
+
+def test_a_term_converges_to_what_is_measured() -> None:
+    """A constant factor of 1.2 is found from noisy windows, and the belief becomes narrower."""
+    rng, filtered, look = random.Random(1), Filter(), outlook(bias=1.0)
+    before = filtered.variance(look)
+    for _ in range(60):
+        filtered.learn(look, 0.18 - filtered.terms["bias"] + rng.gauss(0, 0.02))
+    assert filtered.terms["bias"] == pytest.approx(0.18, abs=0.03)
+    assert filtered.variance(look) < before / 2
+
+
+def test_terms_are_told_apart_by_the_windows_they_act_in() -> None:
+    """The bias is everywhere, what training adds only beside it."""
+    filtered = Filter()
+    for number in range(200):
+        trains = float(number % 2)
+        residual = 0.1 + 0.15 * trains - filtered.terms["bias"] - trains * filtered.terms["beside"]
+        filtered.learn(outlook(bias=1.0, beside=trains), residual)
+    assert filtered.terms["bias"] == pytest.approx(0.1, abs=0.02)
+    assert filtered.terms["beside"] == pytest.approx(0.15, abs=0.03)
+
+
+def test_one_wild_window_teaches_no_more_than_three_deviations() -> None:
+    """A hundred times as long counts like three standard deviations."""
+    once, wild = Filter(), Filter()
+    look = outlook(bias=1.0)
+    once.learn(look, 3 * once.variance(look) ** 0.5)
+    wild.learn(look, 4.6)
+    assert wild.terms == once.terms
+
+
+def test_what_changes_is_relearnt() -> None:
+    """A hundred windows of one factor do not hold back the next."""
+    filtered, look = Filter(), outlook(bias=1.0)
+    for truth in (0.1, -0.2):
+        for _ in range(100):
+            filtered.learn(look, truth - filtered.terms["bias"])
+        assert filtered.terms["bias"] == pytest.approx(truth, abs=0.01)
+
+
+def test_terms_stay_physical() -> None:
+    """No stretch withholds more than the device, none less than nothing."""
+    filtered = Filter()
+    for _ in range(100):
+        filtered.learn(outlook(block=1.0), 0.5)
+    assert filtered.terms["block"] == 1.0
+    assert filtered.terms.block(1.0) == 1.0
+    assert bounded([-5.0] * len(TERMS))[NAMES.index("cold")] == 0.0
+    assert PRIOR.cold(0.0, -30.0) == PRIOR["cold"]
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed", "wide", "drifting"])
+def test_intervals_hold_as_promised_whatever_the_residuals(shape: str) -> None:
+    """Nine in ten, for residuals that are skewed, three times as wide as said, or wander."""
+    rng, interval, held = random.Random(2), Conformal(0.9), []
+    for number in range(800):
+        score = {
+            "normal": rng.gauss(0, 1),
+            "skewed": rng.expovariate(0.5) - 1,
+            "wide": rng.gauss(0, 3),
+            "drifting": rng.gauss(number / 200, 1),
+        }[shape]
+        low, high = interval.bounds
+        held.append(low <= score <= high)
+        interval.learn(score, held[-1])
+    assert sum(held) / len(held) == pytest.approx(0.9, abs=0.03)
+
+
+def test_bounds_before_anything_was_seen_are_normal_ones() -> None:
+    """About 1.6 standard deviations to either side for nine in ten."""
+    low, high = Conformal(0.9).bounds
+    assert -low == pytest.approx(high)
+    assert 1.4 < high < 2.0

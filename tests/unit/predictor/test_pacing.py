@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed loop of duty, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from predictor.admission import Admit, Pace
+from predictor.pacing import BROKEN, FIRST, LEAST, Duty, Window
+
+WINDOW_S = 10.0
+
+
+def after(duty: Duty, shares: Iterable[float], begin_s: float = 0.0) -> list[Duty]:
+    states = []
+    for number, share in enumerate(shares, 1):
+        duty = duty.after(Window(share), begin_s + number * WINDOW_S)
+        states.append(duty)
+    return states
+
+
+def start(most: float = 1.0) -> Duty:
+    return Duty.granted(Pace(most, 0.05, 0.01, 10.0, sure=False))
+
+
+def test_it_begins_small_and_grows_with_clean_windows_up_to_what_was_predicted() -> None:
+    """Never beyond it."""
+    shares = [duty.now for duty in after(start(0.75), [0.5] * 20)]
+    assert start().now == FIRST
+    assert start(0.1).now == 0.1
+    assert shares == sorted(shares)
+    assert shares[0] > FIRST
+    assert shares[-1] == 0.75
+
+
+def test_a_sure_prediction_is_taken_at_its_word() -> None:
+    """At once, and only until a window breaks."""
+    begun = Duty.granted(Pace(0.75, 0.05, 0.01, 10.0))
+    assert begun.now == 0.75
+    assert begun.after(Window(1.1), WINDOW_S).now == 0.0
+
+
+def test_a_window_close_to_the_limit_gives_nothing() -> None:
+    """Nor takes anything."""
+    assert [duty.now for duty in after(start(), [0.95] * 5)] == [FIRST] * 5
+
+
+def test_a_broken_window_stops_training_until_a_clean_one_and_halves_it_then() -> None:
+    """And says why."""
+    grown = after(start(), [0.5] * 10)[-1]
+    stopped, still, back = after(grown, [1.2, 0.95, 0.5])
+    assert (grown.now, stopped.now, still.now) == (1.0, 0.0, 0.0)
+    assert "broke" in stopped.limits.reason
+    assert 0 < back.now <= 0.5
+
+
+def test_what_broke_is_approached_slowly_again() -> None:
+    """Half the duty at once, all of it only after hundreds of clean windows."""
+    grown = after(start(), [0.5] * 10)[-1]
+    states = after(grown, [1.2] + [0.5] * 400)
+    assert max(state.now for state in states[:30]) == 0.5
+    reached = next(number for number, state in enumerate(states) if state.now == 1.0)
+    assert 150 < reached < 300
+
+
+def test_a_window_broken_while_training_stands_still_is_not_its_doing() -> None:
+    """However many: no refusal, and training waits for a clean one."""
+    states = after(start(), [1.5] * 20)
+    assert not any(state.refused for state in states)
+    assert states[-1].broken == 1
+    assert states[-1].limits.duty == 0.0
+    assert "without training" in states[-1].limits.reason
+
+
+def test_three_broken_windows_refuse_the_job_for_a_time() -> None:
+    """With clean ones between them; then it may try again at the least, and one more is enough."""
+    states = after(start(), [1.2, 0.5, 1.2, 0.5, 1.2])
+    assert [state.refused for state in states] == [False] * 4 + [True]
+    refused = states[-1]
+    assert refused.limits.duty == 0.0
+    assert f"{BROKEN} windows" in refused.limits.reason
+    waiting, returned = after(refused, [0.1, 0.1], begin_s=refused.refused_until_s - 1.5 * WINDOW_S)
+    assert (waiting.now, waiting.refused) == (0.0, True)
+    assert (returned.now, returned.refused) == (LEAST, False)
+    (again,) = after(returned, [1.2], begin_s=1000.0)
+    assert again.refused
+    assert again.refused_until_s - 1010.0 > 2 * (refused.refused_until_s - 50.0)
+
+
+def test_a_refusal_ends_only_on_a_clean_window() -> None:
+    """Time alone does not bring training back into a bad moment."""
+    refused = after(start(), [1.2, 0.5, 1.2, 0.5, 1.2])[-1]
+    (still,) = after(refused, [1.1], begin_s=refused.refused_until_s + 1)
+    assert still.refused
+
+
+def test_a_new_decision_keeps_what_was_learnt() -> None:
+    """What broke is not forgotten because a prediction changed."""
+    states = after(start(), [0.5] * 10 + [1.2, 0.5])
+    regranted = states[-1].regranted(Admit(0.01, 1.0))
+    assert (regranted.ceiling, regranted.broken) == (states[-1].ceiling, 1)
+    assert states[-1].regranted(Pace(0.1, 0.2, 0.01, 1.0)).limits.duty == 0.1
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.3, 2.0])
+def test_breaches_are_rare_wherever_the_real_limit_lies(limit: float) -> None:
+    """A world that breaks above a duty of `limit`: never three in a row, at most one window in a hundred."""
+    duty, broken = start(), []
+    for number in range(1500):
+        breaks = duty.now > limit
+        broken.append(breaks)
+        duty = duty.after(Window(1.3 if breaks else 0.8), number * WINDOW_S)
+    assert sum(broken) <= 15
+    assert not any(all(broken[at : at + BROKEN]) for at in range(len(broken)))
+    assert (duty.now > 0) or limit < LEAST
