@@ -95,11 +95,12 @@ class ModelsFailed(ServerFailed):
 
 
 class CannotPublish(GovernorError):
-    """Trained weights cannot be published to `model`; nothing was changed."""
+    """Trained weights cannot be published to `model`; nothing was changed. `waiting`: whether to wait may help."""
 
-    def __init__(self, model: str, reason: str) -> None:
+    def __init__(self, model: str, reason: str, *, waiting: bool = False) -> None:
         self.model = model
         self.reason = reason
+        self.waiting = waiting
         super().__init__(f"model '{model}': {reason}")
 
 

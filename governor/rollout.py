@@ -154,17 +154,17 @@ class _Server:
         """Raises `CannotPublish`."""
         served = read_served(self.run_dir)
         if served is None:
-            raise CannotPublish(self._model, f"no server runs in {self.run_dir}")
+            raise CannotPublish(self._model, f"no server runs in {self.run_dir}", waiting=True)
         if not served.publish:
             raise CannotPublish(self._model, "the server loads no versions: start it with `teg serve --publish`")
         if self._model not in (*served.models, *served.down):
-            raise CannotPublish(self._model, f"not served; served are {', '.join(served.models)}")
+            raise CannotPublish(self._model, f"not served; served are {', '.join((*served.models, *served.down))}")
         try:
             with triton.InferenceServerClient(served.grpc_url) as client:
                 config = client.get_model_config(self._model, client_timeout=ASK_S).config
                 ready = client.get_model_metadata(self._model, client_timeout=ASK_S).versions
         except InferenceServerException as error:
-            raise CannotPublish(self._model, f"the server does not answer: {error.message()}") from error
+            raise CannotPublish(self._model, f"it does not answer: {error.message()}", waiting=True) from error
         return _target(self._model, config, Path(served.repository), max(int(version) for version in ready))
 
     def load(self, version: int) -> None:

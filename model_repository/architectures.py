@@ -27,6 +27,8 @@ class TensorSpec:
     name: str
     dtype: DType
     dims: tuple[int, ...]
+    below: int | None = None
+    """Whole numbers lie from 0 to below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,15 @@ def _bert_base() -> nn.Module:
     return _bert(num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
 
 
+_VOCABULARY = 30_522
+"""Of BERT's word pieces."""
+
+
 def _bert(**sizes: int) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     # Eager attention is plain matrix products and a softmax: the same graph when served, captured and exported.
-    config = BertConfig.from_dict({"num_labels": 2, **sizes}, attn_implementation="eager")
+    config = BertConfig.from_dict({"num_labels": 2, "vocab_size": _VOCABULARY, **sizes}, attn_implementation="eager")
     return _logits_of(BertForSequenceClassification(config))
 
 
@@ -151,7 +157,10 @@ def _image(side: int, channels: int) -> tuple[TensorSpec, ...]:
 
 
 def _tokens(count: int) -> tuple[TensorSpec, ...]:
-    return (TensorSpec("INPUT_IDS", "INT64", (count,)), TensorSpec("ATTENTION_MASK", "INT64", (count,)))
+    return (
+        TensorSpec("INPUT_IDS", "INT64", (count,), below=_VOCABULARY),
+        TensorSpec("ATTENTION_MASK", "INT64", (count,), below=2),
+    )
 
 
 def _logits(classes: int) -> tuple[TensorSpec, ...]:

@@ -25,7 +25,7 @@ from telemetry.instance_page import Knobs, Sample, Status
 from .company import Company
 from .courier import Courier
 from .engine import Engine
-from .errors import BadRequest, EngineFailed
+from .errors import BadRequest, EngineFailed, Unavailable
 from .inbound import Inbound
 from .parameters import BackendConfig
 from .queueing import Rules, Start, Ticket, Wait, choose, expired
@@ -187,7 +187,8 @@ class Batcher:
             # Triton has held the request back for its own delay before we saw it
             wait_ns = max(0, knobs.batch_wait_ns - self._queueing.triton_delay_ns)
             queueing = self._queueing
-            self._ruling = Rules(knobs.batch_limit, wait_ns, queueing.preferred, queueing.preserve_ordering)
+            limit = 1 if self._config.alone else knobs.batch_limit
+            self._ruling = Rules(limit, wait_ns, queueing.preferred, queueing.preserve_ordering)
         return replace(self._ruling, wait_ns=0) if self._closing else self._ruling
 
     def _fits_in_place(self, jobs: Sequence[Job]) -> bool:
@@ -292,10 +293,9 @@ class Batcher:
         start_ns = self._clock_ns()
         try:
             outputs = self._run(_join([job.inbound for job in jobs]), sum(job.ticket.samples for job in jobs))
-        except (BadRequest, EngineFailed) as error:
+        except (BadRequest, EngineFailed, Unavailable) as error:
             if len(jobs) == 1:
-                status = Status.INVALID if isinstance(error, BadRequest) else Status.FAILED
-                self._give_up(jobs, start_ns, status, str(error))
+                self._give_up(jobs, start_ns, _status_of(error), str(error))
             else:
                 for job in jobs:
                     self._serve([job], in_place=in_place)
@@ -315,7 +315,7 @@ class Batcher:
         start_ns, began_ns = self._clock_ns(), timer()
         try:
             outputs = self._engine.run(inputs)
-        except BadRequest:
+        except (BadRequest, Unavailable):
             raise
         except Exception as error:
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
@@ -373,6 +373,12 @@ class Batcher:
                 self._company.parted(answered, waiting, self._pace.service_ns, self._clock_ns())
             if self._waiting:  # an idle worker is let sleep: waking it costs a light model more than the model does
                 self._changed.notify()
+
+
+def _status_of(error: Exception) -> Status:
+    if isinstance(error, BadRequest):
+        return Status.INVALID
+    return Status.REJECTED if isinstance(error, Unavailable) else Status.FAILED
 
 
 def _answer(job: Job, outputs: Tensors) -> None:

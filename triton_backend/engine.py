@@ -20,7 +20,8 @@ class Engine(Protocol):
     def run(self, inputs: Tensors) -> Tensors:
         """The outputs by name for one batch.
 
-        Raises `BadRequest` where the values of a request are to blame; any other error is the engine's own.
+        Raises `BadRequest` where the values of a request are to blame, `Unavailable` where it may be taken later; any
+        other error is the engine's own.
         """
         ...
 
@@ -50,6 +51,10 @@ def open_engine(config: BackendConfig, version_folder: Path, placement: Placemen
         from .delegate_engine import DelegateEngine
 
         return DelegateEngine(config, triton)
+    if config.engine == "finetune":
+        from .finetune_engine import open_finetune
+
+        return open_finetune(config)
     from .identity_engine import IdentityEngine
 
     return IdentityEngine(config)

@@ -6,6 +6,7 @@ BackendError
   ModelFileRefused  the model file may not be opened
   EngineUnusable    the runtime or the model does not fit the configuration; the load is refused
   BadRequest        one request is malformed; it alone is answered with INVALID_ARG
+  Unavailable       one request cannot be taken now; it alone is answered with UNAVAILABLE
   EngineFailed      the engine did not answer as the model promises
 """
 
@@ -43,6 +44,10 @@ class EngineUnusable(BackendError):
 
 class BadRequest(BackendError):
     """A request that the model cannot take, whoever else is in its batch."""
+
+
+class Unavailable(BackendError):
+    """A request that is sound, and may be taken later."""
 
 
 class EngineFailed(BackendError):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from . import readers
 from .errors import BadParameter
 from .queueing import Queueing, QueuePolicy, TimeoutAction
 from .tensors import DTYPES, TensorSpec
 
 Json = Mapping[str, Any]
-EngineName = Literal["torch", "pt2", "onnx", "delegate", "identity"]
+EngineName = Literal["torch", "pt2", "onnx", "delegate", "identity", "finetune"]
+Policy = Literal["drop-oldest", "refuse"]
 
 ENGINES: Mapping[str, str] = {
     "torch": "model.safetensors",
@@ -21,6 +23,7 @@ ENGINES: Mapping[str, str] = {
     "onnx": "model.onnx",
     "delegate": "",
     "identity": "",
+    "finetune": "",
 }
 """Engine -> its default model file, empty where it opens none."""
 
@@ -29,8 +32,19 @@ TRITONS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
 
 MAX_THREADS = 64
 MAX_SLO_MS = 3_600_000.0
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+MAX_STORE_MIB = 65_536
+MAX_JOBS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What engine `finetune` takes in: samples of which models, how many of each, and what happens to more."""
+
+    models: Mapping[str, str]
+    """Architectures by model."""
+    limit_bytes: int
+    policy: Policy
+    max_jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,13 @@ class BackendConfig:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     queueing: Queueing
+    intake: Intake | None = None
+    """With engine `finetune` only."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether every request is a batch of its own: one that leaves traces must not be tried twice."""
+        return self.intake is not None
 
     @property
     def batched(self) -> bool:
@@ -77,33 +98,45 @@ def parse(model_config: Json) -> BackendConfig:
     config = BackendConfig(
         model=model,
         engine=engine,
-        model_file=given.take("model_file", _file, ENGINES[engine]),
-        architecture=given.take("architecture", _name, model),
-        digest=given.take("digest", _sha256, None),
-        slo_s=given.take("slo_ms", _number(0, MAX_SLO_MS, "a number of milliseconds above 0"), 0.0) / 1e3,
-        slo_quantile=given.take("slo_quantile", _number(0, 1, "a number between 0 and 1", open_end=True), 0.99),
-        slo_weight=given.take("slo_weight", _number(0, 1e6, "a number above 0, at most 1000000"), 1.0),
-        threads=given.take("threads", _whole(1, MAX_THREADS), 1),
-        delegate_to=given.take("delegate_to", _name, ""),
-        virtual_workload=given.take("virtual_workload", _workload, likely_workload(inputs)),
-        forbid_nan=given.take("forbid_nan", _flag, default=True),
-        forbid_bad_utf8=given.take("forbid_bad_utf8", _flag, default=True),
+        model_file=given.take("model_file", readers.file, ENGINES[engine]),
+        architecture=given.take("architecture", readers.plain_name, model),
+        digest=given.take("digest", readers.sha256, None),
+        slo_s=given.take("slo_ms", readers.number(0, MAX_SLO_MS, "a number of milliseconds above 0"), 0.0) / 1e3,
+        slo_quantile=given.take("slo_quantile", readers.number(0, 1, "a number between 0 and 1", open_end=True), 0.99),
+        slo_weight=given.take("slo_weight", readers.number(0, 1e6, "a number above 0, at most 1000000"), 1.0),
+        threads=given.take("threads", readers.whole(1, MAX_THREADS), 1),
+        delegate_to=given.take("delegate_to", readers.plain_name, ""),
+        virtual_workload=given.take("virtual_workload", readers.workload, likely_workload(engine, inputs)),
+        forbid_nan=given.take("forbid_nan", readers.flag, default=True),
+        forbid_bad_utf8=given.take("forbid_bad_utf8", readers.flag, default=True),
         max_batch_size=_count(model_config.get("max_batch_size", 0), "max_batch_size"),
         inputs=inputs,
         outputs=_tensors(model_config.get("output", ()), "output"),
         queueing=_queueing(model_config.get("dynamic_batching") or {}),
+        intake=_intake(given) if engine == "finetune" else None,
     )
     given.refuse_rest()
     _consistent(config)
     return config
 
 
-def likely_workload(inputs: Sequence[TensorSpec]) -> str:
+def _intake(given: _Given) -> Intake:
+    models = given.take("train", readers.models, {})
+    if not models:
+        raise BadParameter("train", "", "the models that may be trained, separated by commas")
+    limit_mib = given.take("store_mib", readers.whole(1, MAX_STORE_MIB), 256)
+    policy = cast(Policy, given.choice("policy", ("drop-oldest", "refuse"), "drop-oldest"))
+    return Intake(models, limit_mib << 20, policy, given.take("max_jobs", readers.whole(1, MAX_JOBS), 16))
+
+
+def likely_workload(engine: EngineName, inputs: Sequence[TensorSpec]) -> str:
     """The surface of a virtual board that a model most likely follows, by how much it computes per byte of its input.
 
     Most for images (`resnet`: a convolution uses every weight at every pixel), less for token numbers (`bert`), least
-    for the rest (`lstm`).
+    for the rest (`lstm`). Taking samples in is no work for a board (`none`).
     """
+    if engine == "finetune":
+        return "none"
     if any(len(spec.dims) >= 3 for spec in inputs):
         return "resnet"
     return "bert" if any("INT" in spec.dtype for spec in inputs) else "lstm"
@@ -152,57 +185,6 @@ def _parameters(entries: Json) -> _Given:
             raise BadParameter(name, entry, "{ string_value: TEXT }")
         texts[name] = text
     return _Given(texts)
-
-
-def _file(name: str, text: str) -> str:
-    if len(text) > 255 or not _FILE.fullmatch(text):
-        raise BadParameter(name, text, "a file name inside the version folder (letters, digits, '.', '_', '-', '/')")
-    return text
-
-
-def _name(name: str, text: str) -> str:
-    if len(text) > 255 or not _NAME.fullmatch(text):
-        raise BadParameter(name, text, "a name of letters, digits, '.', '_' and '-'")
-    return text
-
-
-def _workload(name: str, text: str) -> str:
-    # The instance page carries 32 bytes of it.
-    if len(text) > 32:
-        raise BadParameter(name, text, "a name of at most 32 letters, digits, '.', '_' and '-'")
-    return _name(name, text)
-
-
-def _sha256(name: str, text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise BadParameter(name, text, "64 hexadecimal digits in lower case (SHA-256)")
-    return text
-
-
-def _flag(name: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise BadParameter(name, text, "'true' or 'false'")
-    return text == "true"
-
-
-def _whole(low: int, high: int) -> Callable[[str, str], int]:
-    def read(name: str, text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise BadParameter(name, text, f"a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def _number(above: float, to: float, allowed: str, *, open_end: bool = False) -> Callable[[str, str], float]:
-    def read(name: str, text: str) -> float:
-        # a plain decimal: float() alone would take '1_0', ' 1 ', 'inf' and digits of other scripts
-        value = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) else above
-        if not above < value <= to or (open_end and value == to):
-            raise BadParameter(name, text, allowed)
-        return value
-
-    return read
 
 
 def _tensors(entries: Any, kind: str) -> tuple[TensorSpec, ...]:
