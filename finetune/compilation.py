@@ -41,7 +41,7 @@ def compile(  # noqa: A001 - as `torch.compile`
     budget_bytes: int | str | None = None,
     *,
     optimizer: Optimizer | None = None,
-    plan: Plan | Path | None = None,
+    plan: Plan | Path | Callable[[Graph], Plan | None] | None = None,
     profile: Profile | None = None,
     pacer: Pacer | None = None,
     page_dir: Path | None = None,
@@ -56,8 +56,9 @@ def compile(  # noqa: A001 - as `torch.compile`
 
     A budget may be written `"2GiB"`, or `"50%"` of the activations' peak on top of what is carried; None keeps
     everything. `page_dir`: a folder on storage for what leaves RAM, at most `quota_bytes`, encrypted if `sealed`; None
-    recomputes only. `plan` and `profile`: made before, here or elsewhere. `longest_s`: operations that take longer are
-    computed in pieces, bit for bit. `clip_value`: as `clip_grad_value_` before each update.
+    recomputes only. `plan` and `profile`: made before, here or elsewhere; a function may look for the graph's plan.
+    `longest_s`: operations that take longer are computed in pieces, bit for bit. `clip_value`: as `clip_grad_value_`
+    before each update.
 
     Raises `CaptureRefused`, `NoPlan` (with a budget that is enough), `PlanMismatch`, `OptimizerRefused`,
     `PageStoreFull`, and `ValueError` for limits that cannot be read.
@@ -76,7 +77,9 @@ def compile(  # noqa: A001 - as `torch.compile`
         functions = make_interruptible(captured, longest_s).functions
     if isinstance(plan, Path):
         plan = read_plan(plan, graph)
-    elif plan is None and budget_bytes is None:
+    elif callable(plan):
+        plan = plan(graph)
+    if plan is None and budget_bytes is None:
         plan = _everything(graph)
     elif plan is None:
         if profile is None:

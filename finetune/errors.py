@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class FinetuneError(Exception):
     """Everything this package raises on purpose."""
@@ -149,3 +151,50 @@ class CheckpointInvalid(FinetuneError):
     def __init__(self, field: str, why: str) -> None:
         self.field, self.why = field, why
         super().__init__(f"{field} {why}")
+
+
+class JobError(FinetuneError):
+    """A job cannot be done as it stands."""
+
+
+class TooFewSamples(JobError):
+    """There are `found` samples where the job needs `needed`."""
+
+    def __init__(self, found: int, needed: int) -> None:
+        self.found, self.needed = found, needed
+        super().__init__(
+            f"{found} samples are stored, {needed} are needed for a batch to train on and some to validate"
+        )
+
+
+class WeightsRefused(JobError):
+    """Weights that cannot be read, or are not what they should be; `file` says which."""
+
+    def __init__(self, file: Path, why: str) -> None:
+        self.file, self.why = file, why
+        super().__init__(f"{file} {why}")
+
+
+class NotBetter(JobError):
+    """What was trained is worse on the samples held out than the version that serves, by more than the margin."""
+
+    def __init__(self, before: float, after: float, margin: float) -> None:
+        self.before, self.after, self.margin = before, after, margin
+        super().__init__(f"accuracy {after:.4f} is below the serving version's {before:.4f} by more than {margin:g}")
+
+
+class DeadlineMissed(JobError):
+    """The job cannot end by its deadline; `needed_s` from submission on would have done, None if nobody knows."""
+
+    def __init__(self, deadline_s: float, needed_s: float | None) -> None:
+        self.deadline_s, self.needed_s = deadline_s, needed_s
+        why = "has passed before it could train" if needed_s is None else f"cannot be met: {needed_s:.0f} s are needed"
+        super().__init__(f"the deadline of {deadline_s:g} s {why}")
+
+
+class Diverged(JobError):
+    """The loss was not finite so many times in a row."""
+
+    def __init__(self, times: int, step: int) -> None:
+        self.times, self.step = times, step
+        super().__init__(f"the loss was not finite {times} times in a row before step {step}: lower the learning rate")

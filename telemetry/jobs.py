@@ -121,6 +121,8 @@ class JobStatus:
     waited_s: float = 0.0
     """Time in which training waited for inference, or was held."""
     deadline_left_s: float | None = None
+    attempts: int = 0
+    """How often it was taken up since it last got on."""
 
     def to_json(self) -> dict[str, Any]:
         """The status as a JSON object."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from .durable import sync_folder
 from .errors import SpoolDamaged, StoreBusy
 
-Sample = tuple[dict[str, bytes], int]
+Sample = tuple[dict[str, bytearray], int]
 
 _ITEM_BYTES = {"FP32": 4, "INT64": 8}
 FORMAT = 1
@@ -90,7 +90,7 @@ class Samples(Sequence[Sample]):
             raise SpoolDamaged(self.folder, f"sample {number} is not what it was")
         view, tensors, start = memoryview(record), {}, _HEAD.size
         for field in self.fields:
-            tensors[field.name] = bytes(view[start : start + field.size_bytes])
+            tensors[field.name] = bytearray(view[start : start + field.size_bytes])
             start += field.size_bytes
         return tensors, self._labels[number]
 

@@ -6,6 +6,7 @@
                      status.json    how it stands, written by the worker alone
                      cancel         somebody wants it ended
                      work/          snapshot, checkpoint, pages: gone when the job has ended
+                     trained.safetensors   what it came to, where that was not to be published
     <root>/plans/                   training plans that jobs have made
 
 Folders are 0700 and files 0600: samples may be private, and so is what was learnt from them.
@@ -175,9 +176,10 @@ class Spool:
         folder = self.samples(model)
         count = count_samples(folder)
         erase(folder)
-        jobs = [status.id for status in self.jobs() if status.request.model == model and not status.state.ended]
-        for job in jobs:
-            self.cancel(job)
+        its = [status for status in self.jobs() if status.request.model == model]
+        jobs = [status.id for status in its if self.cancel(status.id)]
+        for status in its:
+            self.weights(status.id).unlink(missing_ok=True)
         ended = tuple(job for job in jobs if self.status(job).state.ended)
         return Forgotten(count, ended, tuple(job for job in jobs if job not in ended))
 
@@ -229,6 +231,10 @@ class Spool:
     def work(self, job: str) -> Path:
         """Where a job keeps what it works with."""
         return self.folder(job) / _WORK
+
+    def weights(self, job: str) -> Path:
+        """Where a job leaves its weights if they are not to be published."""
+        return self.folder(job) / "trained.safetensors"
 
     @property
     def plans(self) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 FAMILIES = (
     "serve", "run", "clockd", "restore", "status", "doctor", "load", "models", "board", "history", "explain", "plan",
+    "finetune",
 )  # fmt: skip
 """Modules of this package, in the order of `teg --help`; each has `add_parser(subparsers)`."""
 
