@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .corun import Band, CoRunModel, Serving, TrainingSlices
+from .vacations import SLICE_S
 
 DUTIES = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Shares of the idle time that are tried, most first."""
-
-SLICE_S = 0.05
-"""A slice of training between two rests, unless one stretch is longer: short enough for rests to be even."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from .calibrate import Conformal, Filter, Outlook
 from .interference import TERMS, Interference, centred
 from .queueing import Replay, ServiceTimes, quantile, replay
-from .vacations import Vacations
+from .vacations import SLICE_S, Vacations
 
 TARGET = 0.9
 """Share of windows whose measured quantile the interval is to hold."""
@@ -56,7 +56,7 @@ class TrainingSlices:
     stretches_s: Sequence[float]
     duty: float = 1.0
     mix: float = 0.5
-    slice_s: float = math.inf
+    slice_s: float = SLICE_S
     slowdown: float = 1.0
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .admission import SLICE_S, Admit, Pace
+from .admission import Admit, Pace
+from .vacations import SLICE_S
 
 FIRST = 0.25
 """Duty to begin with where a prediction is not sure, or after a broken window, if as much is allowed."""

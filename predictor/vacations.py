@@ -21,6 +21,9 @@ from itertools import accumulate
 LOOKS_S = 0.0005
 """How late training notices that the server is idle: the gate's polling interval."""
 
+SLICE_S = 0.05
+"""A slice of training between two rests, unless one stretch is longer: short enough for rests to be even."""
+
 _FEW = 8
 """Stretches that are laid end to end before where they lie no longer matters."""
 
@@ -35,7 +38,7 @@ class Vacations:
 
     stretches_s: tuple[float, ...]
     duty: float = 1.0
-    slice_s: float = math.inf
+    slice_s: float = SLICE_S
     block: float = 1.0
     cold: float = 0.0
 
@@ -44,8 +47,8 @@ class Vacations:
             raise ValueError("stretches must be known, positive and finite")
         if not 0 <= self.duty <= 1:
             raise ValueError(f"duty is a share, not {self.duty}")
-        if not self.slice_s > 0:
-            raise ValueError(f"slice_s must be positive, not {self.slice_s}")
+        if not 0 < self.slice_s < math.inf:
+            raise ValueError(f"slice_s must be positive and finite, not {self.slice_s}")
 
 
 class Absence:

@@ -105,6 +105,7 @@ def test_the_same_service_times_are_drawn_with_training() -> None:
         ({"stretches_s": (float("inf"),)}, "stretches"),
         ({"duty": 1.1}, "duty"),
         ({"slice_s": 0.0}, "slice_s"),
+        ({"slice_s": float("inf")}, "slice_s"),
     ],
 )
 def test_figures_that_make_no_sense_are_refused(wrong: dict[str, object], named: str) -> None:
