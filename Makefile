@@ -6,13 +6,18 @@ READY := $(VENV)/.ready
 # Extra arguments for the benchmarks: DATA=<folder of measured tables>, FULL=1 for the whole grid.
 export DATA FULL SLACK ROW
 
-.PHONY: demo test test-external test-faults lint bench-backend bench-clockd bench-search bench-live bench-plan bench-execute fit-virtual clean
+.PHONY: demo demo-finetune test test-external test-faults lint bench-backend bench-clockd bench-search bench-live bench-plan bench-execute bench-corun fit-virtual clean
 
 demo: models
 	$(BIN)/python -m benchmarks.demo
 
+# Serving, tuning, a shift of the data, fine-tuning in the gaps, publishing: the whole on one screen.
+demo-finetune: models
+	$(BIN)/python -m benchmarks.demo_finetune
+
 test: models lint
-	$(BIN)/python -m pytest -m "not external and not device" -q
+	$(BIN)/python -m pytest tests/unit tests/test_layers.py -m "not external and not device" -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/process -m "not external and not device" -q
 
 test-external: models
 	$(BIN)/python -m pytest -m "external" -q
@@ -46,6 +51,10 @@ bench-plan: $(READY)
 # Planned training steps against eager torch and its ways to save memory: time, peak, exactness, time to yield.
 bench-execute: $(READY)
 	$(BIN)/python -m benchmarks.execute
+
+# Inference beside fine-tuning: none, naive, nice, idle class, iteration by iteration, ours. FULL=1 takes every cell. Resumable.
+bench-corun: models
+	$(BIN)/python -m benchmarks.corun
 
 fit-virtual: $(READY)
 	$(BIN)/python -m benchmarks.fit_virtual_board
