@@ -37,6 +37,7 @@ MODULES = {
     "pytest": "pytest",
     "pytest-randomly": "pytest_randomly",
     "pytest-timeout": "pytest_timeout",
+    "pytest-xdist": "xdist",
     "rich": "rich.progress",
     "ruff": "ruff",
     "safetensors": "safetensors.torch",
