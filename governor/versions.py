@@ -96,6 +96,7 @@ class Versions:
         try:
             publish(self.path(trial.version), write)
         except BaseException:
+            shutil.rmtree(self.path(trial.version), ignore_errors=True)  # it may be in place, but not for sure
             self._unmark()
             raise
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import stat
@@ -22,8 +24,10 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from governor.backend_folder import cache_folder
+from governor.canary import infer_once
 from governor.cli import serve as serve_cli
 from governor.server import TritonServer
+from governor.versions import RolledBack, Trial, Versions
 from telemetry.instance_page import InstancePage
 from telemetry.rundir import RunDir
 
@@ -207,6 +211,93 @@ def test_unload_answers_what_waits(
             eventually(lambda: len(answers) == 8)
         page.close()
     assert answers == [None] * 8
+
+
+def test_a_stub_that_dies_is_noticed_and_started_again(
+    teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None], tmp_path: Path
+) -> None:
+    """kill -9 of a model's process: Triton calls it ready, we do not within 5 s, and soon it serves again.
+
+    With `--publish` the other models go on; without, the server is started again, on the same ports with the same key.
+    """
+    for options in (("--publish",), ()):
+        process = teg_serve("--models", "identity,sleeper", *options)
+        eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
+        before, key = state_of(run_dir), run_dir.api_key.read_text()
+        (stub,) = (page.pid for page in run_dir.open_instances())
+        with grpc.InferenceServerClient(f"127.0.0.1:{before['grpc']}") as client:
+            killed_s = time.monotonic()
+            os.kill(stub, signal.SIGKILL)
+            eventually(lambda: state_of(run_dir)["models"] == ["sleeper"])
+            assert time.monotonic() - killed_s < 5.0
+            assert "not healthy" in state_of(run_dir)["down"]["identity"]
+            assert client.is_model_ready("identity")
+            eventually(lambda: state_of(run_dir)["models"] == ["identity", "sleeper"], within_s=PATIENCE_S)
+        after = state_of(run_dir)
+        assert after["faults"] == {"stub": 1}
+        assert after["down"] == {}
+        assert (after["grpc"], run_dir.api_key.read_text()) == (before["grpc"], key)
+        assert (after["server_pid"] == before["server_pid"]) == bool(options)
+        assert "stub of model 'identity' died" in (tmp_path / "err").read_text()
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def test_a_server_that_dies_is_started_again(
+    teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None], tmp_path: Path
+) -> None:
+    """kill -9 of the server: nothing is said to be ready, until it serves again on the same ports; twice in a row."""
+    process = teg_serve("--models", "identity")
+    eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
+    before = state_of(run_dir)
+    for times in (1, 2):
+        os.kill(state_of(run_dir)["server_pid"], signal.SIGKILL)
+        eventually(lambda: state_of(run_dir)["models"] == [], within_s=5.0)
+        eventually(lambda: state_of(run_dir)["models"] == ["identity"], within_s=PATIENCE_S)
+        assert state_of(run_dir)["faults"] == {"server": times}
+        with grpc.InferenceServerClient(f"127.0.0.1:{before['grpc']}") as client:
+            infer_once(client, "identity")
+    assert (tmp_path / "err").read_text().count("server died") == 2
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    assert not state_of(run_dir)
+
+
+def test_without_supervision_it_ends_with_the_server(
+    teg_serve: Serve, run_dir: RunDir, eventually: Callable[..., None], tmp_path: Path
+) -> None:
+    """For a service manager that starts things again itself: exit code 1, and nothing left behind."""
+    process = teg_serve("--models", "identity", "--no-supervision")
+    eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
+    os.kill(state_of(run_dir)["server_pid"], signal.SIGKILL)
+    assert process.wait(PATIENCE_S) == 1
+    assert "tritonserver ended with -9" in (tmp_path / "err").read_text()
+    assert not state_of(run_dir)
+
+
+@pytest.mark.parametrize("who", ["stub", "server"])
+def test_a_version_that_kills_is_taken_back(
+    teg_serve: Serve, repository: Path, run_dir: RunDir, eventually: Callable[..., None], who: str
+) -> None:
+    """What dies while a version is on trial comes back without it, whoever watched that version."""
+    shutil.copytree((repository / "identity").resolve(), repository / "own")
+    versions = Versions(repository / "own")
+    versions.begin(Trial(2, 1, "a job"), {}, lambda folder: (folder / "notes").write_text("none") and None)
+    teg_serve("--models", "own", "--publish")
+    eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
+    with grpc.InferenceServerClient(f"127.0.0.1:{state_of(run_dir)['grpc']}") as client:
+        assert client.get_model_metadata("own").versions == ["2"]
+        (stub,) = (page.pid for page in run_dir.open_instances())
+        os.kill(stub if who == "stub" else state_of(run_dir)["server_pid"], signal.SIGKILL)
+        eventually(lambda: not state_of(run_dir)["models"])
+        eventually(lambda: state_of(run_dir)["models"] == ["own"], within_s=PATIENCE_S)
+        assert client.get_model_metadata("own").versions == ["1"]
+    assert versions.trial is None
+    assert versions.outcome_of("a job") == RolledBack(2, f"{REASON[who]} died while it was on trial")
+
+
+REASON = {"stub": "its process", "server": "the server"}
 
 
 def test_example_models_are_the_default() -> None:
