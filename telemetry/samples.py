@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from .durable import sync_folder
+from .durable import sync_folder, write_all
 from .errors import SpoolDamaged, StoreBusy
 
 Sample = tuple[dict[str, bytearray], int]
@@ -133,13 +133,12 @@ def snapshot(folder: Path, into: Path) -> None:
     draft = into.with_name(f".{into.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     make_private(draft)
-    shutil.copyfile(folder / FIELDS, draft / FIELDS)
+    _copy(folder / FIELDS, draft)
     listed, each = list(segments(folder)), record_bytes(fields)
     for path in listed:
         try:
             if path is listed[-1]:
-                whole = path.read_bytes()
-                (draft / path.name).write_bytes(whole[: len(whole) // each * each])
+                _copy(path, draft, each)
             else:
                 os.link(path, draft / path.name, follow_symlinks=False)
         except FileNotFoundError:
@@ -235,6 +234,16 @@ def locked(folder: Path) -> int:
         os.close(descriptor)
         raise StoreBusy(folder) from error
     return descriptor
+
+
+def _copy(path: Path, into: Path, each: int = 1) -> None:
+    """A private copy, of whole records."""
+    whole = path.read_bytes()
+    descriptor = os.open(into / path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, whole[: len(whole) // each * each])
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:
