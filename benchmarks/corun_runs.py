@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks: one trace beside every arm, in an order that rotates from block to block; kept whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .corun_adaptive import Adaptive, fitted
+from .corun_desk import Desk
+from .corun_processes import ProcessFailed
+from .corun_setup import SEEDS_FROM, Setup, measure_setup
+from .corun_stage import LEAD_S, LOAD, SETTLE_S, Stage, staged
+from .corun_traces import arrivals
+from .corun_trainers import ADAPTIVE, ARMS, IDLE, NAIVE, NICE, NONE, OURS, Arm, Eager, Ours, Trainer
+from .kept import keep_row, read_row
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = (NONE, NAIVE, OURS)
+"""The arms whose targets need many requests; the others have a quarter."""
+OTHERS = (NICE, IDLE, ADAPTIVE)
+REPEATS = 2
+"""Every trace is sent twice: two runs of one cell are as far apart as a prediction may be from one of them."""
+RUN_IN = 120
+"""Requests beside a trainer before anything counts."""
+OVERHEAD_S = 2 * LEAD_S + SETTLE_S
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A served model: traces of so many requests, from so many seeds, each sent twice; `minutes` of the default run."""
+
+    name: str
+    requests: int
+    seeds: int
+    minutes: float
+
+    @property
+    def others_seeds(self) -> int:
+        """Seeds that the arms with a quarter of the requests see, once each."""
+        return self.seeds // 2
+
+
+MODELS = (
+    Model("digits_cnn", 500, 4, 8.0),
+    Model("bert_mini", 500, 4, 22.0),
+    Model("efficientnet_b0", 250, 8, 10.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One trace, and who trains beside it."""
+
+    kind: str
+    seed: int
+    repeat: int
+    requests: int
+    arms: tuple[Arm, ...]
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return f"{self.kind}-{self.seed}-{self.repeat}"
+
+    def seconds(self, rate_hz: float) -> float:
+        """How long it takes, about."""
+        return len(self.arms) * (self.requests / rate_hz + OVERHEAD_S)
+
+
+def blocks(model: Model, kinds: Sequence[str], arms: Sequence[str]) -> Iterator[Block]:
+    """All blocks of a model, those first that say most: every kind of arrivals with one seed before the next."""
+    for repeat in range(REPEATS):
+        for seed in range(model.seeds):
+            few = repeat == 0 and seed < model.others_seeds
+            wanted = tuple(arm for arm in (*CORE, *OTHERS) if arm.name in arms and (few or arm in CORE))
+            turn = (repeat * model.seeds + seed) % len(wanted)
+            for kind in kinds:
+                yield Block(kind, seed, repeat, model.requests, wanted[turn:] + wanted[:turn])
+
+
+class Kept:
+    """What is finished, on disk, by a digest of the code that it depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / code()
+
+    def work(self, model: str) -> Path:
+        """Where a model's server and pages lie while it is measured."""
+        return self._folder / model / "work"
+
+    def setup(self, model: str) -> Setup | None:
+        """A model's setting, if it was measured."""
+        row = read_row(self._folder / model / "setup.json")
+        return Setup.of(row) if row else None
+
+    def keep_setup(self, model: str, setup: Setup) -> None:
+        """Keep a model's setting."""
+        keep_row(self._folder / model / "setup.json", setup.json())
+
+    def rows(self, model: str, block: Block) -> list[Row] | None:
+        """The rows of a block, one per arm; None unless all its arms are there."""
+        found = read_row(self._folder / model / f"{block.key}.json") or {"rows": []}
+        rows: dict[str, Row] = {row["arm"]: row for row in found["rows"]}
+        return [rows[arm.name] for arm in block.arms] if all(arm.name in rows for arm in block.arms) else None
+
+    def keep_rows(self, model: str, block: Block, rows: list[Row]) -> None:
+        """Keep a block."""
+        keep_row(self._folder / model / f"{block.key}.json", {"rows": rows})
+
+
+def code() -> str:
+    """A digest of what measures, of what serves, and of what trains."""
+    found = hashlib.sha256(torch.__version__.encode())
+    own = [Path(__file__).with_name(f"corun_{name}.py") for name in ("runs", "stage", "setup", "traces", "trainers")]
+    product = (
+        "triton_backend/*.py",
+        "finetune/*.py",
+        "finetune/executing/*.py",
+        "predictor/*.py",
+        "governor/training.py",
+    )
+    for path in (*own, *(path for pattern in product for path in sorted(ROOT.glob(pattern)))):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:8]
+
+
+def run_model(model: Model, todo: Sequence[Block], kept: Kept, until_s: float, say: Say) -> None:
+    """Play what is not kept of a model's blocks; none is begun that would not end before `until_s`."""
+    left = [block for block in todo if kept.rows(model.name, block) is None]
+    setup = kept.setup(model.name)
+    if not left or time.monotonic() + (left[0].seconds(setup.rate_hz) if setup else 0.0) > until_s:
+        return
+    say(f"{model.name}: {len(left)} of {len(todo)} blocks to play")
+    with staged(model.name, kept.work(model.name)) as stage:
+        if setup is None:
+            setup = measure_setup(stage)
+            kept.keep_setup(model.name, setup)
+        limits = f"limit {1e3 * setup.slo_s:.2f} ms ({1e3 * setup.server_slo_s:.2f} ms within the server)"
+        say(f"{model.name}: {setup.rate_hz:.1f} requests/s, {limits}")
+        with contextlib.closing(Company(stage, setup)) as company:
+            company.start([arm for arm in ARMS if any(arm in block.arms for block in left)])
+            for block in left:
+                if time.monotonic() + block.seconds(setup.rate_hz) > until_s:
+                    break
+                rows = [company.beside(block, arm) for arm in block.arms]
+                kept.keep_rows(model.name, block, rows)
+                say(f"  {model.name} {block.key}: " + ", ".join(_glance(row) for row in rows))
+
+
+class Company:
+    """Those who train beside a stage's model."""
+
+    def __init__(self, stage: Stage, setup: Setup) -> None:
+        self._stage, self._setup = stage, setup
+        self._failed: dict[str, str] = {}
+        self._desk = Desk(stage.run_dir, setup)
+
+    def start(self, arms: Sequence[Arm]) -> None:
+        """Start the trainers, and let each run in; one that cannot is left out with a reason."""
+        for arm in arms:
+            try:
+                if arm is not NONE:
+                    self._stage.start(arm, self._maker(arm))
+                self._play(arm, arrivals("poisson", self._setup.rate_hz, RUN_IN, SEEDS_FROM))
+            except ProcessFailed as failed:
+                self._fail(arm, failed)
+
+    def _maker(self, arm: Arm) -> Callable[[], Trainer]:
+        model, run_dir = self._stage.model, self._stage.run_dir
+        if arm is OURS:
+            return partial(Ours, model, run_dir)
+        if arm is ADAPTIVE:
+            return partial(Adaptive, model, run_dir, fitted(self._stage, self._setup.server_slo_s))
+        return partial(Eager, model)
+
+    def beside(self, block: Block, arm: Arm) -> Row:
+        """A trace beside one arm, as a row; `why` in place of figures if that failed."""
+        who = {"model": self._stage.model, "kind": block.kind, "seed": block.seed, "repeat": block.repeat}
+        row: Row = who | {"arm": arm.name}
+        if arm.name in self._failed:
+            return row | {"why": self._failed[arm.name]}
+        try:
+            return row | self._play(arm, arrivals(block.kind, self._setup.rate_hz, block.requests, block.seed))
+        except ProcessFailed as failed:
+            return row | {"why": self._fail(arm, failed)}
+
+    def close(self) -> None:
+        """Let go of the pages; the stage ends the trainers."""
+        self._desk.close()
+
+    def _play(self, arm: Arm, arrivals_s: Sequence[float]) -> Row:
+        desk = self._desk if arm in (NONE, OURS) else None
+        if desk:
+            desk.resume()
+        played = self._stage.play(arrivals_s, arm, desk.tick if desk else _nothing, desk.over if desk else _nothing)
+        found = {
+            "slo_s": self._setup.slo_s,
+            "at_s": played.begin_ns / 1e9,
+            "span_s": played.span_s,
+            "latencies_s": [_rounded(latency_s) for latency_s in played.latencies_s],
+            "lag_p99_s": float(np.quantile(played.lags_s, 0.99)),
+            "idle_share": played.idle_share,
+            "steps": played.steps,
+            "served": [
+                [
+                    round((moment_ns - played.begin_ns) / 1e9, 6)
+                    for moment_ns in (one.arrival_ns, one.start_ns, one.end_ns)
+                ]
+                + [one.batch]
+                for one in played.samples
+            ],
+            "trainer": {name: value for name, value in played.trained.items() if name != "steps"},
+        }
+        return found | {"desk": self._desk.figures()} if arm is OURS else found
+
+    def _fail(self, arm: Arm, failed: ProcessFailed) -> str:
+        """Go on without an arm; not without clients."""
+        if failed.name == LOAD:
+            raise failed
+        self._failed[arm.name] = str(failed)
+        self._stage.stop(arm)
+        return str(failed)
+
+
+def _nothing() -> None:
+    """Nobody governs."""
+
+
+def _rounded(latency_s: float | None) -> float | None:
+    return None if latency_s is None else round(latency_s, 6)
+
+
+def _glance(row: Row) -> str:
+    """One arm's p99 and steps, on a line."""
+    if "why" in row:
+        return f"{row['arm']} failed"
+    seen_s = [latency_s for latency_s in row["latencies_s"] if latency_s is not None]
+    return f"{row['arm']} {1e3 * np.quantile(seen_s, 0.99):.1f} ms {row['steps'] / row['span_s']:.1f}/s"

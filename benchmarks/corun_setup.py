@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is offered and promised on this host, measured without training: PolyThrottle's setting, scaled."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from governor.latency import service_times
+from predictor.queueing import ServiceTimes
+
+from .corun_stage import Stage
+from .corun_traces import arrivals
+
+LOAD_SHARE = 0.25
+"""Requests offered, as a share of what the model can serve one by one."""
+FLOOR_LATE = 0.0167
+"""Late requests without training under Poisson arrivals in PolyThrottle's Table 5; the limit is set to give that."""
+ALONE, TRACES, REQUESTS = 60, 3, 400
+SEEDS_FROM = 1000
+"""The traces that define the limit are none of those measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Requests per second; limits of latency as clients and as the server see it; batch limit and service times."""
+
+    rate_hz: float
+    slo_s: float
+    server_slo_s: float
+    batch_limit: int
+    turnaround_s: float
+    services: dict[int, tuple[float, ...]]
+
+    def json(self) -> dict[str, Any]:
+        """To be kept."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Setup:
+        """From what was kept."""
+        services = {int(size): tuple(times_s) for size, times_s in row["services"].items()}
+        return cls(**row | {"services": services})
+
+    @property
+    def service_times(self) -> ServiceTimes:
+        """As the predictor takes them."""
+        return ServiceTimes(self.services, self.turnaround_s)
+
+
+def measure_setup(stage: Stage) -> Setup:
+    """Requests one by one tell the rate; Poisson traces at that rate the limits and the service times."""
+    first = stage.play([0.1 * number for number in range(10)])
+    gap_s = 3 * float(np.median([sample.latency_s for sample in first.samples]))
+    alone = stage.play([gap_s * number for number in range(ALONE)])
+    rate_hz = LOAD_SHARE / float(np.median([sample.latency_s for sample in alone.samples]))
+    played = [stage.play(arrivals("poisson", rate_hz, REQUESTS, SEEDS_FROM + seed)) for seed in range(TRACES)]
+    samples = [sample for trace in played for sample in trace.samples]
+    seen_s = [latency_s for trace in played for latency_s in trace.latencies_s if latency_s is not None]
+    slo_s, server_slo_s = (
+        float(np.quantile(values, 1 - FLOOR_LATE)) for values in (seen_s, [sample.latency_s for sample in samples])
+    )
+    times = service_times(samples)
+    services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
+    return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)
