@@ -13,7 +13,10 @@ changed for good: then the search is opened again, with what was learnt as its p
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+
+from telemetry.instance_page import InstanceInfo
 
 from .afterheat import AfterHeat
 from .demand import Demand
@@ -48,9 +51,10 @@ class Course(Keeper):
     def tick(self, now: Snapshot) -> None:
         """One step of the phase it is in; without temperatures nothing new is tried."""
         board = board_of(now)
+        beside = self._clock() - self._training.disturbed_s < self._config.slo_window_s
         exploring = bool(self._status.point) and not self.tuning.is_fastest(self._status.point)
-        self._allowance.add(now.instances, self._clock(), exploring=exploring)
-        self._watch.add(now.instances, self._hand.changed_s)
+        self._allowance.add(now.instances, self._clock(), exploring=exploring and not beside)
+        self._watch.add(now.instances, max(self._hand.changed_s, self._training.disturbed_s))
         if not board.observe_only and self._blind(board.zones_age_s):
             return
         self._unlearn_if_heat_shows(board.throttle_events)
@@ -72,6 +76,12 @@ class Course(Keeper):
         except OSError as error:
             # A full disk may be the very reason for starting over.
             log.warning("the lost trial could not be written down: %s", error)
+
+    def succeed(self, instances: Mapping[str, InstanceInfo], now: Snapshot) -> None:
+        """New versions of what is served: a trial under way is lost, all else goes on."""
+        super().succeed(instances, now)
+        if self._status.phase in (Phase.SETTLING, Phase.MEASURING):
+            self._finish(TrialRecord(self._status.point, Invalid("version")))
 
     def end(self) -> None:
         """Keep what was measured, and close the history."""

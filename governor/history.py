@@ -24,7 +24,7 @@ from .guard import Slo
 from .trial import Feasible, Invalid, Outcome, TrialRecord, Violated
 
 FILE = "history.log"
-KINDS = frozenset({"subject", "trial", "hold", "fresh", "retract", "reopen"})
+KINDS = frozenset({"subject", "trial", "hold", "fresh", "retract", "reopen", "succeed"})
 HOLD = "hold"
 """The note that a `point` is held from now on, and whether it is `feasible`."""
 AFRESH = "fresh"
@@ -33,6 +33,8 @@ RETRACT = "retract"
 """The note that makes the trial before it invalid, for its `reason`."""
 REOPEN = "reopen"
 """The note that ends a hold for its `why`; the trials before it measured a world that has changed since."""
+SUCCEED = "succeed"
+"""The note that this subject is another one, so far `of`, with new versions of its models: its trials stay."""
 LONG_AGO = "long ago"
 """Why trials are outdated after which the search was opened again more than once."""
 
@@ -79,27 +81,27 @@ class History:
     def __init__(self, state_dir: Path, subject: Subject) -> None:
         state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self.path = state_dir / FILE
-        self._digest = subject.digest
+        self.digest = subject.digest
         self.damaged = mend(self.path)
         """Records found damaged when it was opened."""
         # A governor that has to begin again and again writes its subject down once.
-        known = any(row.get("kind") == "subject" and row.get("subject") == self._digest for row in read_log(self.path))
+        known = any(row.get("kind") == "subject" and row.get("subject") == self.digest for row in read_log(self.path))
         self._log = AppendLog(self.path)
         try:
             if not known:
-                self._log.append({"kind": "subject", "subject": self._digest, **_plain(subject)})
+                self._log.append({"kind": "subject", "subject": self.digest, **_plain(subject)})
         except OSError:
             self.close()
             raise
 
     def add(self, record: TrialRecord, at_s: float, load_hz: Mapping[str, float] | None = None) -> None:
         """Append one trial; `at_s` is its end on CLOCK_MONOTONIC, `load_hz` the load by instance it was judged at."""
-        about = {"kind": "trial", "subject": self._digest, "at_s": at_s, "load_hz": dict(load_hz or {})}
+        about = {"kind": "trial", "subject": self.digest, "at_s": at_s, "load_hz": dict(load_hz or {})}
         self._log.append({**about, **to_json(record)})
 
     def note(self, event: str, at_s: float, **details: Any) -> None:
         """Append something that is not a trial, such as the point held from now on."""
-        self._log.append({"kind": event, "subject": self._digest, "at_s": at_s, **details})
+        self._log.append({"kind": event, "subject": self.digest, "at_s": at_s, **details})
 
     def trials(self) -> list[TrialRecord]:
         """Trials of the same subject, of this run and of earlier ones, oldest first, since it was last begun afresh."""
@@ -107,10 +109,9 @@ class History:
 
     def logged(self) -> list[Logged]:
         """The same with what was written beside them."""
-        found: list[Logged] = []
+        by_subject: dict[object, list[Logged]] = {}
         for row in read_log(self.path):
-            if row.get("subject") != self._digest:
-                continue
+            found = by_subject.setdefault(row.get("subject"), [])
             kind = row.get("kind")
             if kind == "trial":
                 found.append(Logged(from_json(row), seconds(row.get("at_s")), load_of_row(row)))
@@ -119,8 +120,10 @@ class History:
             elif kind == RETRACT and found:
                 found[-1] = changed(found[-1], record=found[-1].record.invalidated(str(row.get("reason"))))
             elif kind == REOPEN:
-                found = [entry.reopened(str(row.get("why"))) for entry in found]
-        return found
+                found[:] = [entry.reopened(str(row.get("why"))) for entry in found]
+            elif kind == SUCCEED:
+                found[:] = by_subject.get(row.get("of"), [])
+        return by_subject.get(self.digest, [])
 
     def close(self) -> None:
         """Close the log."""

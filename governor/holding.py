@@ -53,12 +53,26 @@ class Holding:
         """Whether the window is."""
         return self._clock() >= self._from_s + self._window_s
 
-    def close(self, now: Snapshot) -> Finding:
-        """What the window said; the next one begins."""
+    @property
+    def began_s(self) -> float:
+        """When the window did."""
+        return self._from_s
+
+    def restart(self, now: Snapshot) -> None:
+        """Counters are not what they were: the window begins again."""
+        self._begin(now)
+
+    def close(self, now: Snapshot, *, alone: bool = True, cool: bool = True) -> Finding:
+        """What the window said; the next one begins.
+
+        Unless it was `alone`, joules are not those of requests; unless the board is `cool`, it may be training's heat.
+        """
         span_s = self._clock() - self._from_s
         offered = {name: traffic.seen for name, traffic in self._demand.traffic.items()}
         energy_j = board_of(now).energy_j - board_of(self._mark).energy_j
-        look = Look(span_s, offered, hottest(board_of(now)), energy_j, _requests(now) - _requests(self._mark))
+        celsius = hottest(board_of(now)) if cool else None
+        requests = _requests(now) - _requests(self._mark)
+        look = Look(span_s, offered, celsius, *((energy_j, requests) if alone else ()))
         # of a window cut short the load is known too badly to excuse a point
         load = look.after(self._before) if self._before and span_s < self._window_s / 2 else look
         finding = Finding(

@@ -7,20 +7,25 @@ A hold ends when the world has changed for good: then the search is opened again
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+
+from telemetry.instance_page import InstanceInfo
 
 from .allowance import Allowance
+from .comeback import Comeback
 from .demand import Demand
 from .drift import Drift
 from .holding import Finding, Holding
 from .latency import HOPELESS
-from .lessons import load_of, other_load
+from .lessons import key_of, load_of, other_load
 from .points import Point, Proposal
 from .reader import Snapshot
 from .requests import LATER, Means, Requests
 from .setbacks import Backoff
 from .status import Phase
 from .thoughts import Thoughts
-from .trial import Invalid, TrialRecord, Violated
+from .training import Spot
+from .trial import Feasible, Invalid, TrialRecord, Violated
 from .tuning import Tuning
 from .watch import Watch
 
@@ -30,6 +35,12 @@ INSISTS_S = 300.0
 """A search that had nothing to try but points that broke the objective is asked again after so long."""
 LONGEST_S = 3600.0
 """The longest time between two openings of the search."""
+WARM_S = 300.0
+"""For how long training's heat may be in the board."""
+GRACE_S = 1.0
+"""What waits hopelessly beside training may do so for as long after that has been stopped."""
+SPOTS = 6
+"""Points among which room for a job is looked for, besides the one held."""
 CLEAN = 2.0
 """Windows at the fastest point after a breach: wherever windows begin, one of them lies within whole, and is kept."""
 
@@ -43,6 +54,7 @@ class Keeper:
         self.tuning = tuning
         self.over = ""
         self._config, self._hand, self._status, self._clock = means.config, means.hand, means.status, means.clock
+        self._training = means.training
         self._requests = Requests(means, tuning)
         self._demand = demand
         self._thoughts = Thoughts(means.executor, means.status, means.clock)
@@ -52,6 +64,7 @@ class Keeper:
         """When the search may be opened again; when the phase is over."""
         self._allowance = Allowance(demand.slos, means.config.breach_share, means.clock())
         self._holding: Holding | None = None
+        self._comeback: Comeback | None = None
         self._celsius: list[float] = []
         """The temperatures of the trials."""
         self._tried_hz: dict[str, float] = {}
@@ -65,21 +78,83 @@ class Keeper:
         """Keep the best point; step back to the fastest one when a window, or a hopeless wait, breaks the objective."""
         if self._holding is None:
             raise ValueError("nothing is held")
-        overloaded = self._demand.waits(now.now_ns, HOPELESS) and self._status.best is not None
+        if self._moved(now):
+            return
+        since_s = self._clock() - self._training.disturbed_s
+        alone = self._training.disturbed_s < self._holding.began_s
+        overloaded = since_s > GRACE_S and self._demand.waits(now.now_ns, HOPELESS) and self._status.best is not None
         plain = self._watch.broken and self._status.best is not None
         if not (self._holding.over or overloaded or plain):
             return
         if self._requests.found_again():
             self.over = "knobs"
             return
-        finding = self._holding.close(now)
+        away = self._status.point != self._home
+        finding = self._holding.close(now, alone=alone and not away, cool=since_s > WARM_S and not away)
         self._count(finding)
-        if (finding.broken or overloaded or plain) and self._status.best is not None:
+        broken = (finding.broken and alone) or overloaded or plain
+        if broken and away:
+            self._training.no_room("its point broke the objective")
+        elif broken and self._status.best is not None:
             self._broken(finding, HOPELESS if overloaded else finding.share_of_limit)
         elif finding.changed and self._may_reopen:
             self._reopen(finding.changed)
         elif self._status.paused and self._allowance.wait_s <= 0 and self._clock() >= self._until_s:
             self._go_on()
+
+    def spots(self) -> list[Spot]:
+        """Where a job may have room: the point held, then the cheapest of those that kept the objective in a trial."""
+        rate_hz, held = sum(self._load_hz.values()), self._status.point
+        kept = [trial for trial in self.tuning.lessons.current if isinstance(trial.outcome, Feasible)]
+        prices = {key_of(trial.point): trial.energy_j or 0.0 for trial in kept}
+        others = sorted((trial for trial in kept if trial.point != held), key=lambda trial: trial.energy_j or 0.0)
+        points = [held, *(trial.point for trial in others[:SPOTS] if not self._avoided(trial.point))]
+        return [
+            Spot(
+                point,
+                self.tuning.clocks(point),
+                self.tuning.batch_limits(point),
+                rate_hz * prices.get(key_of(point), self._status.best.energy_j if self._status.best else 0.0),
+            )
+            for point in points
+        ]
+
+    def come_back(self) -> None:
+        """What is served had died: keep the fastest point until it is well again."""
+        self._comeback = Comeback(self._demand, self._config.slo_window_s, self._clock())
+        self._cool_at(self.tuning.fastest(), 0.0)
+        self._status.detail = "until what had died is well again"
+
+    def succeed(self, instances: Mapping[str, InstanceInfo], now: Snapshot) -> None:
+        """New versions of what is served: the point stays, the window under way begins again."""
+        self.tuning.succeed(instances, self._clock())
+        if self._holding is not None:
+            self._holding.restart(now)
+
+    @property
+    def _home(self) -> Point:
+        """The point that is held when no job needs another one."""
+        best = self._status.best
+        return dict(best.point) if best else self.tuning.fastest()
+
+    def _avoided(self, point: Point) -> bool:
+        return self.tuning.lessons.avoided(point, self._clock())
+
+    def _moved(self, now: Snapshot) -> bool:
+        """Go where a job has room, and back once it is over; whether the point was changed."""
+        target = self._training.room or self._home
+        if self._status.point == target or self._holding is None:
+            return False
+        reason = self._requests.attempt(target)
+        if reason is not None:
+            self._training.no_room(reason)
+            if target == self._home:
+                self._not_held(reason)
+            return True
+        self.tuning.history.note("hold", self._clock(), point=target, feasible=self._status.best is not None)
+        self._holding.restart(now)
+        self._status.detail = "" if target == self._home else "where a job has room"
+        return True
 
     def _broken(self, finding: Finding, share_of_limit: float) -> None:
         """What was held broke the objective: back to the fastest point. More load than usual is not to blame on it."""
@@ -101,6 +176,9 @@ class Keeper:
         if self._hand.point is not None and self._status.point != fastest and self._demand.waits(now.now_ns, HOPELESS):
             self._requests.hold(fastest)
         self._guard()
+        if self._comeback is not None and not self._comeback.over(self._clock()):
+            return
+        self._comeback = None
         if self._clock() < self._until_s or self._acquits():
             return
         self._load_broke &= other_load(self._tried_hz, self._demand.arrivals_s)

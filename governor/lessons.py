@@ -64,17 +64,17 @@ class Lessons:
 
     def avoid(self, point: Mapping[str, float], at_s: float) -> None:
         """Remember that a point broke the objective."""
-        self._broke[_key(point)] = at_s
+        self._broke[key_of(point)] = at_s
 
     def avoided(self, point: Mapping[str, float], now_s: float) -> bool:
         """Whether a point broke the objective less than an hour ago."""
-        return 0 <= now_s - self._broke.get(_key(point), float("-inf")) < AVOIDED_S
+        return 0 <= now_s - self._broke.get(key_of(point), float("-inf")) < AVOIDED_S
 
     def retract(self, reason: str) -> None:
         """Something has come out that makes the last trial invalid."""
         last = self.all[-1]
         last.record, last.evidence = last.record.invalidated(reason), None
-        self._broke.pop(_key(last.record.point), None)
+        self._broke.pop(key_of(last.record.point), None)
 
     def reopen(self, why: str) -> None:
         """From now on the trials so far measured another world; of those before them only the store knows."""
@@ -199,5 +199,6 @@ def other_load(load_hz: Mapping[str, float], arrivals_s: Mapping[str, tuple[floa
     )
 
 
-def _key(point: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+def key_of(point: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """A point as a key."""
     return tuple(sorted(point.items()))

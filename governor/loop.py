@@ -20,6 +20,7 @@ from typing import Protocol
 from boards.clocks import ClockTable
 from telemetry.board_page import BoardReading
 from telemetry.instance_page import Knobs
+from telemetry.trainer_page import TrainerLimits
 
 from .config import Config
 from .course import Course
@@ -31,9 +32,14 @@ from .reader import Snapshot
 from .requests import Means
 from .setbacks import Backoff
 from .status import Phase, Status
+from .training import Training
 from .tuning import Tuning
 
 RETRY_S = 1.0
+SILENT_S = 0.5
+"""A served model that has not beaten for so long, five times what is due, has died or hangs."""
+UNASKED_S, UNSERVED_S = 30.0, 60.0
+"""With no tuning under way, training may run once nothing has been asked, or nothing served, for so long."""
 
 log = logging.getLogger("teg.governor")
 
@@ -47,6 +53,10 @@ class Pages(Protocol):
 
     def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
         """Set one instance's knobs for `ttl_s` seconds; an instance that has gone is passed over."""
+        ...
+
+    def write_limits(self, limits: TrainerLimits, ttl_s: float) -> None:
+        """Set the limits of training for `ttl_s` seconds; a trainer that has gone is passed over."""
         ...
 
     def close(self) -> None:
@@ -74,8 +84,15 @@ class Governor:
         self._make_search = make_search
         self._hand = Hand(clocks, reader.write_knobs, config.lease_ttl_s, clock)
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._training = Training(reader.write_limits, self._executor, clock, self.status.fault)
+        self.status.training = self._training.standing
         self._course: Course | None = None
         self._demand = Demand(config)
+        self._silent: set[str] = set()
+        """Served models that have fallen silent."""
+        self._comes_back = False
+        """Whether some of them died, so that what is served next is to be treated with care."""
+        self._asked_s = self._served_s = float("-inf")
         self._until_s = 0.0
         self._foreign = Backoff(config.cooldown_s)
         self._foreign_changes: int | None = None
@@ -93,7 +110,10 @@ class Governor:
     def tick(self) -> None:
         """One step. A fault is counted, the trial it fell into is lost, and the governor starts over by itself."""
         try:
-            self._step(self._reader.read())
+            now = self._reader.read()
+            self._listen(now)
+            self._step(now)
+            self._train(now)
         except LeaseRefused as error:
             self.status.refusals[error.reason] += 1
             self._start_over("refused", error)
@@ -128,12 +148,47 @@ class Governor:
             return
         elif now.board is None:
             self._start_over("clockd")
-        elif infos != self._course.tuning.instances:
-            self._start_over("instances" if infos.keys() != self._course.tuning.instances.keys() else "version")
+        elif infos.keys() != (known := self._course.tuning.instances).keys():
+            self._comes_back |= bool(self._silent & known.keys())
+            self._start_over("instances")
+        elif any(replace(info, version=known[name].version) != known[name] for name, info in infos.items()):
+            self._start_over("version")
         else:
+            if infos != known:
+                self._course.succeed(infos, now)
             self._course.tick(now)
             if self._course.over:
                 self._start_over(self._course.over)
+
+    def _listen(self, now: Snapshot) -> None:
+        """Note who is silent, and when something was last asked."""
+        now_s = self._clock()
+        if now.instances:
+            self._served_s = now_s
+        if any(view.samples or view.in_flight for view in now.instances):
+            self._asked_s = now_s
+        present = {view.info.instance for view in now.instances}
+        silent = {view.info.instance for view in now.instances if view.silent_s > SILENT_S}
+        for name in silent - self._silent:
+            self.status.fault("silent", f"{name} has not been heard of for {SILENT_S:g} s")
+        self._silent = silent | (self._silent - present)
+
+    def _train(self, now: Snapshot) -> None:
+        """Say what training may take."""
+        spots = self._course.spots if self._course else tuple
+        self._training.tick(now, self._demand.slos, self._why_not_train(now), self._hand.point, spots)
+
+    def _why_not_train(self, now: Snapshot) -> str:
+        """Why nothing may train now, in words; empty if that is for the predictor to say."""
+        now_s, phase = self._clock(), self.status.phase
+        if any(view.silent_s > SILENT_S for view in now.instances):
+            return "a served model is silent"
+        if self._course is not None:
+            words = {Phase.HOLDING: "", Phase.COOLING: "something that went wrong is waited out"}
+            return words.get(phase, "tuning")
+        if not now.instances:
+            return "what was served has gone" if now_s - self._served_s < UNSERVED_S else ""
+        return f"waiting {self.status.detail}" if now_s - self._asked_s < UNASKED_S else ""
 
     def _keep(self) -> bool:
         """Renew the lease; False if it was taken back because somebody else changed a clock."""
@@ -174,8 +229,11 @@ class Governor:
         self.status.slos = {tuning.instances[name].model: slo for name, slo in slos.items()}
         self.status.alarms.pop("foreign", None)
         self.status.verdict, self.status.paused = "", False
-        means = Means(self.config, self._clocks, self._hand, self.status, self._executor, self._clock)
-        self._course = Course(means, tuning, self._demand)
+        things = self.config, self._clocks, self._hand, self.status, self._executor, self._clock, self._training
+        self._course = Course(Means(*things), tuning, self._demand)
+        if self._comes_back:
+            self._comes_back = False
+            self._course.come_back()
 
     def _changed_by_others(self, board: BoardReading | None) -> bool:
         """Whether clockd has seen somebody else change a clock that we held since the last look."""

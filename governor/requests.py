@@ -14,6 +14,7 @@ from .errors import LeaseRefused
 from .hand import Clocks, Hand
 from .setbacks import Setbacks
 from .status import Status
+from .training import Training
 from .tuning import Tuning
 
 MISSING = "missing"
@@ -24,7 +25,7 @@ LATER = "later"
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a governor keeps through all its tunings: settings, clockd, its hand on it, status, threads and time."""
+    """What a governor keeps through all its tunings: settings, clockd, its hand on it, status, threads, training."""
 
     config: Config
     clocks: Clocks
@@ -32,6 +33,7 @@ class Means:
     status: Status
     executor: Executor
     clock: Callable[[], float]
+    training: Training
 
 
 class Requests:

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 from boards.clocks import ClockPoint, ClockTable
 from boards.physics import idle_power_w, shipped
 from telemetry.instance_page import InstanceInfo, Knobs, Sample, Status
+from telemetry.trainer_page import TrainerLimits
 
 from .reader import InstanceView, Snapshot
 from .simulated_board import TABLE, SimulatedBoard
+from .simulated_trainer import SimulatedTrainer
 
 T = TypeVar("T")
 JITTER = 0.02
@@ -48,6 +50,8 @@ class SimulatedModel:
         self.failing = False
         """True: every batch that ends from now on ends in an error."""
         self.jitter = JITTER
+        self.silent_s = 0.0
+        """For how long its process has not beaten."""
         self.finished: list[Sample] = []
         """Every request so far, in order of its end."""
         self.workload = shipped(info.virtual_workload)
@@ -107,19 +111,25 @@ class SimulatedModel:
         line = (*self.serving, *self.waiting)
         gate = len(line), round(min(line, default=0.0) * 1e9)
         applied = Knobs(self.batch_limit(now_s), self.info.batch_wait_ns)
-        return InstanceView(self.info, samples, 0, *gate, round(self.busy_s * 1e9), len(self.finished), applied)
+        counts = round(self.busy_s * 1e9), len(self.finished)
+        return InstanceView(self.info, samples, 0, *gate, *counts, applied, self.silent_s)
 
 
 class Simulation:
-    """The whole device, and the governor's `Pages`. `models` may be changed between two steps."""
+    """The whole device, and the governor's `Pages`. `models` and `trainer` may be changed between two steps."""
 
     def __init__(self, models: list[SimulatedModel], start_s: float = 1000.0, table: ClockTable = TABLE) -> None:
         self.now_s = start_s
         self.models = models
         self.board = SimulatedBoard(self.clock, table)
+        self.trainer: SimulatedTrainer | None = None
         self.energy_j = 0.0
         self._batch: tuple[SimulatedModel, float, float] | None = None
         """The model whose batch runs, its start and its end: there is one device."""
+        self._operation: tuple[SimulatedTrainer, float, float] | None = None
+        """The same of training."""
+        self._cold = 0.0
+        """How much longer the next batch takes."""
 
     def clock(self) -> float:
         """Virtual seconds."""
@@ -132,22 +142,35 @@ class Simulation:
             events_s = [until_s, *(model.next_arrival_s(self.now_s) for model in self.models)]
             if self._batch:
                 events_s.append(self._batch[2])
+            elif self._operation:
+                events_s.append(self._operation[2])
+            elif self.trainer:
+                events_s.append(self.trainer.next_s(self.now_s))
             self._pass(point, min(events_s))
             for model in self.models:
                 model.arrive(self.now_s)
+            self._end_operation(point)
             self._serve(point)
+            self._begin_operation(point)
         self.board.sample()
 
     def read(self) -> Snapshot:
         """What the pages say now."""
         board = self.board.reading() if self.board.running else None
-        return Snapshot(round(self.now_s * 1e9), board, tuple(model.view(self.now_s) for model in self.models))
+        views = tuple(model.view(self.now_s) for model in self.models)
+        trainer = self.trainer.view(self.now_s) if self.trainer else None
+        return Snapshot(round(self.now_s * 1e9), board, views, trainer)
 
     def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
         """Set one instance's knobs for `ttl_s` seconds."""
         for model in self.models:
             if model.info.instance == instance:
                 model.take_knobs(knobs, self.now_s + ttl_s)
+
+    def write_limits(self, limits: TrainerLimits, ttl_s: float) -> None:
+        """Set the limits of training for `ttl_s` seconds."""
+        if self.trainer:
+            self.trainer.take_limits(limits, self.now_s + ttl_s)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -159,6 +182,8 @@ class Simulation:
             model = self._batch[0]
             model.busy_s += dt_s
             power_w = model.workload.busy_power_w(point, len(model.serving))
+        elif self._operation:
+            power_w = self._operation[0].power_w(point)
         self.energy_j += power_w * dt_s
         self.board.feed(power_w, dt_s)
         self.now_s = until_s
@@ -170,6 +195,19 @@ class Simulation:
             model.end(start_s, end_s)
             self._batch = None
         waiting = [model for model in self.models if model.waiting]
-        if self._batch is None and waiting:
+        if not (self._batch or self._operation) and waiting:
             model = min(waiting, key=lambda candidate: candidate.waiting[0])
-            self._batch = (model, self.now_s, model.begin(point, self.now_s))
+            end_s = model.begin(point, self.now_s)
+            self._batch = (model, self.now_s, end_s + self._cold * (end_s - self.now_s))
+            self._cold = 0.0
+
+    def _end_operation(self, point: ClockPoint) -> None:
+        if self._operation and self._operation[2] <= self.now_s:
+            trainer, start_s, end_s = self._operation
+            trainer.end(point, start_s, end_s, wanted=any(model.waiting for model in self.models))
+            self._operation, self._cold = None, trainer.cold
+
+    def _begin_operation(self, point: ClockPoint) -> None:
+        """Training goes on while nobody waits."""
+        if self.trainer and not (self._batch or self._operation) and self.trainer.next_s(self.now_s) <= self.now_s:
+            self._operation = (self.trainer, self.now_s, self.trainer.begin(point, self.now_s))

@@ -10,6 +10,7 @@ from enum import Enum
 
 from .guard import Slo
 from .points import Best
+from .training import Standing
 from .trial import TrialRecord
 
 log = logging.getLogger("teg.governor")
@@ -55,6 +56,8 @@ class Status:
     slos: dict[str, Slo] = field(default_factory=dict)
     latency_s: dict[str, float] = field(default_factory=dict)
     """The constrained quantile over the last judged window, by model."""
+
+    training: Standing = field(default_factory=Standing)
 
     def fault(self, kind: str, message: str) -> None:
         """Count a fault and log it by name."""

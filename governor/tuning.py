@@ -12,7 +12,7 @@ from boards.clocks import ClockPoint, ClockTable
 from .config import Config
 from .errors import SurfaceInvalid
 from .guard import Slo
-from .history import AFRESH, REOPEN, RETRACT, History, Subject
+from .history import AFRESH, REOPEN, RETRACT, SUCCEED, History, Subject
 from .lessons import Lesson, Lessons, load_of, measured, table_of
 from .points import (
     MakeSearch,
@@ -35,6 +35,7 @@ from .trial import Evidence, Feasible, Invalid, TrialRecord
 
 if TYPE_CHECKING:
     from telemetry.board_page import BoardReading
+    from telemetry.instance_page import InstanceInfo
 
 REOPENED, FEWEST = 3, 6
 """A search that is opened again is granted a third of the trials, and no fewer than six."""
@@ -71,6 +72,7 @@ class Tuning:
         self._budget = config.trials
         self._store = SurfaceStore(config.state_dir)
         self._saved: set[str] = set()
+        self.history: History
         self._open()
         if config.fresh:
             self.history.note(AFRESH, now.now_ns / 1e9)
@@ -123,6 +125,14 @@ class Tuning:
         self.lessons.reopen(why)
         self._grant_less()
         self._think_anew()
+
+    def succeed(self, instances: Mapping[str, InstanceInfo], at_s: float) -> None:
+        """Go on with new versions of the same models: what was learnt holds until something shows that it does not."""
+        before = self.history.digest
+        self.instances = dict(instances)
+        self.history.close()
+        self.history = History(self._config.state_dir, self._subject)
+        self.history.note(SUCCEED, at_s, of=before)
 
     def leave_out(self, knob: str, why: str) -> None:
         """Search without this knob from now on; what was learnt stays learnt where it fits."""
@@ -183,12 +193,15 @@ class Tuning:
         """The search over the knobs that are left, and the history of that subject."""
         names = [name for name in self._config.knobs if name not in self.left_out]
         self._values = knob_values(names, self._table, self._max_batches)
+        self.history = History(self._config.state_dir, self._subject)
+        self._think_anew()
+
+    @property
+    def _subject(self) -> Subject:
         served = sorted((info.model, info.version) for info in self.instances.values())
         models, versions = tuple(model for model, _ in served), tuple(version for _, version in served)
         slos = tuple(self._slos.values())
-        subject = Subject(self._board.board, self._board.virtual, models, slos, self._values, versions)
-        self.history = History(self._config.state_dir, subject)
-        self._think_anew()
+        return Subject(self._board.board, self._board.virtual, models, slos, self._values, versions)
 
     def _think_anew(self) -> None:
         seed, regret = self._config.seed, self._config.regret or None

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What served models do while nothing trains beside them: their arrivals, and how long batches take at which clocks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Hashable, Iterable
+
+from predictor.corun import Serving
+from predictor.queueing import ServiceTimes
+from telemetry.instance_page import Status
+
+from .reader import InstanceView
+
+ARRIVALS = 600
+"""Arrivals remembered by instance: a prediction replays them some thirty times."""
+TIMES = 100
+"""Service times kept by batch size."""
+ENOUGH = 20
+"""Batches after which service times are known."""
+CLOCKS = 40
+"""Sets of clocks whose service times are kept."""
+
+
+class Quiet:
+    """By instance. Clocks are whatever the caller calls them; a batch counts if it began while nothing trained."""
+
+    def __init__(self) -> None:
+        self._arrivals_s: dict[str, deque[float]] = {}
+        self._times_s: dict[Hashable, dict[str, dict[int, deque[float]]]] = {}
+        self._limits: dict[str, tuple[str, int, float]] = {}
+        """The model, and the batch limit and wait in force."""
+
+    def add(self, views: Iterable[InstanceView], clocks: Hashable, since_s: float) -> None:
+        """Take in what finished; batches that began after `since_s` ran at these clocks, with nothing beside them."""
+        if clocks not in self._times_s and len(self._times_s) >= CLOCKS:
+            self._times_s.pop(next(iter(self._times_s)))
+        here = self._times_s.setdefault(clocks, {})
+        for view in views:
+            name, applied = view.info.instance, view.applied
+            limit, wait_ns = (applied.batch_limit, applied.batch_wait_ns) if applied else (view.info.max_batch, 0)
+            self._limits[name] = view.info.model, limit, wait_ns / 1e9
+            arrivals_s = self._arrivals_s.setdefault(name, deque(maxlen=ARRIVALS))
+            by_batch = here.setdefault(name, {})
+            seen = 0
+            for sample in view.samples:
+                if sample.status is not Status.OK:
+                    continue
+                arrivals_s.append(sample.arrival_ns / 1e9)
+                if sample.start_ns >= 1e9 * since_s and sample.start_ns != seen and sample.service_s > 0:
+                    seen = sample.start_ns  # those of one batch are one service time
+                    by_batch.setdefault(sample.batch, deque(maxlen=TIMES)).append(sample.service_s)
+
+    def batches(self, name: str, clocks: Hashable) -> int:
+        """How many batches of an instance were timed at these clocks."""
+        return sum(map(len, self._times_s.get(clocks, {}).get(name, {}).values()))
+
+    def serving(self, name: str, clocks: Hashable, batch_limit: int | None = None) -> Serving | None:
+        """An instance at these clocks, under this batch limit or the one in force; None if no batch was timed there."""
+        times_s = self._times_s.get(clocks, {}).get(name, {})
+        if not any(times_s.values()):
+            return None
+        model, limit, wait_s = self._limits[name]
+        services = ServiceTimes({size: tuple(times) for size, times in times_s.items() if times})
+        arrivals_s = tuple(sorted(self._arrivals_s[name]))
+        return Serving(arrivals_s, services, batch_limit or limit, wait_s, name=model)
+
+    def slowdown(self, names: Iterable[str], clocks: Hashable, against: Hashable) -> float:
+        """How many times longer batches take than at other clocks; 1 where no size was timed at both."""
+        ratios = [
+            _mean(times_s) / _mean(other)
+            for name in names
+            for size, times_s in self._times_s.get(clocks, {}).get(name, {}).items()
+            if times_s and (other := self._times_s.get(against, {}).get(name, {}).get(size))
+        ]
+        return sum(ratios) / len(ratios) if ratios else 1.0
+
+    def forget(self, present: Collection[str]) -> None:
+        """Forget the instances that have gone."""
+        for name in self._limits.keys() - set(present):
+            self._limits.pop(name)
+            self._arrivals_s.pop(name)
+            for here in self._times_s.values():
+                here.pop(name, None)
+
+
+def _mean(times_s: Iterable[float]) -> float:
+    values = tuple(times_s)
+    return sum(values) / len(values)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning beside what is served: whether it may run, how much of the time, and at which point it has room.
+
+The trainer's notice says what it wants. What requests take alone and how long training cannot be interrupted are
+measured; `predictor` says from that whether objectives are kept, windows of requests whether that was right. Nothing
+here needs a board: without other places to look for room in, the point in force is the only one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+from predictor.admission import Admit, Decision, Job, Load, Objective, Refuse
+from predictor.corun import CoRunModel, TrainingSlices
+from predictor.pacing import Duty, Window
+from predictor.room import Place, Room, make_room
+from telemetry.trainer_page import JobNotice, TrainerLimits
+
+from .beside import Beside, Heard
+from .guard import Slo
+from .points import Point
+from .quiet import ENOUGH, Quiet
+from .reader import Snapshot, TrainerView
+
+TTL_S, EVERY_S = 2.0, 0.25
+"""How long limits last, and how often they are written again."""
+QUIET_S = 10.0
+"""A model that is asked so seldom that enough batches take longer is judged by those there were."""
+AGAIN_S, REFUSED_S = 20.0, 30.0
+"""When a decision, and a refusal, is thought over."""
+PATIENCE_S = 10.0
+"""A job that does not want to train for so long gives its place up."""
+STRETCH_S = 0.01
+"""The longest operation of a job of which nothing is known yet."""
+STRETCHES = 256
+TOLD = 20
+"""Requests of a window from which the predictor learns."""
+UNASKED, THINKING, MOVING = "nothing wants to train", "measuring what requests take alone", "making room"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A point where a job may have room: its clocks, batch limits by instance, and watts of serving there alone."""
+
+    point: Point
+    clocks: Hashable
+    batch_limits: Mapping[str, int]
+    serving_w: float
+
+
+@dataclass(slots=True)
+class Standing:
+    """What is shown of training. `phase`: idle, held, thinking, admitted, paced or refused."""
+
+    phase: str = "idle"
+    limits: TrainerLimits = field(default_factory=lambda: TrainerLimits(0.0, 0.0, UNASKED))
+    trainer: TrainerView | None = None
+    """As of the last look, None while there is none."""
+    longest_s: float = 0.0
+    """The longest operation seen of the job."""
+    error_ratio: float = math.nan
+    held_ratio: float = math.nan
+    """The predictor's mean relative error, and the share of its intervals that held."""
+
+    @property
+    def notice(self) -> JobNotice:
+        """What the trainer wants."""
+        return self.trainer.notice if self.trainer else JobNotice()
+
+
+class Training:
+    """Decides for one job after another; what the predictor has learnt stays. `tick` never blocks."""
+
+    def __init__(
+        self,
+        write: Callable[[TrainerLimits, float], None],
+        executor: Executor,
+        clock: Callable[[], float],
+        fault: Callable[[str, str], None],
+    ) -> None:
+        self.standing = Standing()
+        self.model = CoRunModel()
+        self.disturbed_s = -math.inf
+        """When training last had the device."""
+        self._write, self._executor, self._clock, self._fault = write, executor, clock, fault
+        self._quiet, self._beside = Quiet(), Beside()
+        self._clocks: Hashable = None
+        self._from_s = self._written_s = self._wanted_s = -math.inf
+        """Since when these clocks are in force; when limits were last written; when the job last wanted to train."""
+        self._busy_ns = 0
+        self._stretches_s: deque[float] = deque(maxlen=STRETCHES)
+        self._lessons: list[Future[object]] = []
+        self._job = ""
+        self._thought: Future[Room[Spot | None] | Refuse] | None = None
+        self._decision: Decision | None = None
+        self._room: Spot | None = None
+        self._duty: Duty | None = None
+        self._again_s = -math.inf
+
+    @property
+    def room(self) -> Point | None:
+        """Where the job is to run, None if it is to run where the governor is."""
+        return self._room.point if self._room else None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a job may train now, or is about to."""
+        return self.standing.phase in ("thinking", "admitted", "paced")
+
+    def tick(
+        self,
+        now: Snapshot,
+        slos: Mapping[str, Slo],
+        held: str = "",
+        clocks: Hashable = None,
+        spots: Callable[[], Sequence[Spot]] = tuple,
+    ) -> TrainerLimits:
+        """One look; what training may take.
+
+        `held` says why nothing may train now; `clocks` names those in force; `spots` are the points where there may be
+        room, the present one first.
+        """
+        if clocks != self._clocks:
+            self._clocks, self._from_s = clocks, self._clock()
+            self._beside.restart()
+        self._see(now.trainer)
+        self._quiet.forget({view.info.instance for view in now.instances})
+        self._quiet.add(now.instances, clocks, max(self._from_s, self.disturbed_s))
+        self._collect()
+        phase, limits = self._decided(now, slos, held, spots)
+        self._say(phase, limits)
+        return limits
+
+    def no_room(self, why: str) -> None:
+        """The place that was found cannot be had."""
+        self._room, self._decision = None, Refuse(f"no room: {why}")
+        self._again_s = self._clock() + REFUSED_S
+
+    def _forget(self, job: str) -> None:
+        """Another job, or none."""
+        self._job = job
+        self._stretches_s.clear()
+        self.standing.longest_s = 0.0
+        self._thought = self._decision = self._room = self._duty = None
+        self._again_s = -math.inf
+
+    def _see(self, trainer: TrainerView | None) -> None:
+        """Take in what the trainer did and wants."""
+        standing, before, now_s = self.standing, self.standing.trainer, self._clock()
+        standing.trainer = trainer
+        if trainer is not None:
+            wants = trainer.notice.wants
+            if trainer.busy_ns != (before.busy_ns if before else 0) or (wants and standing.limits.duty > 0):
+                self.disturbed_s = now_s
+            if wants:
+                self._wanted_s = now_s
+                if trainer.notice.job != self._job:
+                    self._forget(trainer.notice.job)
+            self._stretches_s += [stretch_s for stretch_s in trainer.stretches_s if stretch_s > 0]
+            standing.longest_s = max(standing.longest_s, trainer.notice.longest_s, *trainer.stretches_s)
+        if self._job and now_s - self._wanted_s > PATIENCE_S:
+            self._forget("")
+
+    def _decided(
+        self, now: Snapshot, slos: Mapping[str, Slo], held: str, spots: Callable[[], Sequence[Spot]]
+    ) -> tuple[str, TrainerLimits]:
+        """The phase, and what training may take."""
+        if not self.standing.notice.wants:
+            self._beside.restart()
+            return "idle", _hold(UNASKED)
+        if held:
+            self._beside.restart()
+            return "held", _hold(held)
+        heard = self._beside.add(now.instances, slos, now.now_ns)
+        if heard is not None:
+            self._learn(heard, slos)
+        if self._thought is None and self._clock() >= self._again_s:
+            self._think(now, slos, spots)
+        if self._room is not None and self._room.clocks != self._clocks:
+            return "thinking", _hold(MOVING)
+        if self._decision is None:
+            return "thinking", _hold(THINKING)
+        if isinstance(self._decision, Refuse) or self._duty is None:
+            return "refused", _hold(getattr(self._decision, "reason", THINKING))
+        limits = self._duty.limits
+        phase = "refused" if self._duty.refused else "admitted" if isinstance(self._decision, Admit) else "paced"
+        return phase, TrainerLimits(limits.duty, limits.slice_s, limits.reason)
+
+    def _learn(self, heard: Heard, slos: Mapping[str, Slo]) -> None:
+        """A window beside training, or without it, is over: the loop and the predictor follow it."""
+        trained = self._duty is not None and self._duty.now > 0
+        if self._duty is not None:
+            training = self._slices(self._duty.now, self._duty.slice_s) if trained else None
+            self._duty = self._duty.after(Window(heard.share_of_limit), self._clock())
+        else:
+            training = None
+        if heard.share_of_limit > 1 and trained:
+            self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
+        for name, latency_s in heard.latency_s.items():
+            serving = self._quiet.serving(name, self._clocks)
+            if serving is not None and heard.requests[name] >= TOLD:
+                told = (serving, training, slos[name].quantile, latency_s, heard.requests[name])
+                self._lessons.append(self._executor.submit(self.model.observe, *told))
+
+    def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
+        """Let the predictor say where there is room, once it is known what requests take alone."""
+        names = [view.info.instance for view in now.instances if view.info.instance in slos]
+        quiet = self._clock() - max(self._from_s, self.disturbed_s) >= QUIET_S
+        if not quiet and any(self._quiet.batches(name, self._clocks) < ENOUGH for name in names):
+            return
+        found = [self._place(names, slos, spot) for spot in self._candidates(spots)]
+        places = [place for place in found if place is not None]
+        notice = self.standing.notice
+        job = Job(notice.step_s, notice.steps_left, notice.deadline_left_s)
+        if places:
+            self._thought = self._executor.submit(make_room, self.model, places, job)
+
+    def _candidates(self, spots: Callable[[], Sequence[Spot]]) -> list[Spot | None]:
+        """The present point, and others unless the job has found its place already."""
+        present, *others = spots() or (None,)
+        if self._room is not None and not isinstance(self._decision, Refuse):
+            return [present]
+        if others and self._duty is not None and self._duty.refused:
+            return list(others)
+        return [present, *others]
+
+    def _place(self, names: Sequence[str], slos: Mapping[str, Slo], spot: Spot | None) -> Place[Spot | None] | None:
+        """What is known of a point; None where not every instance that is asked anything was timed there."""
+        clocks = spot.clocks if spot else self._clocks
+        limits = spot.batch_limits if spot else {}
+        loads: list[Load] = []
+        for name in names:
+            serving = self._quiet.serving(name, clocks, limits.get(name))
+            if serving is not None:
+                loads.append((serving, Objective(slos[name].quantile, slos[name].limit_s)))
+            elif clocks != self._clocks:
+                return None
+        slowdown = self._quiet.slowdown(names, clocks, self._clocks)
+        watts = spot.serving_w if spot else 0.0
+        # that training draws about as much again as serving does is only ever used to compare points
+        return Place(spot, loads, self._slices(1.0, math.inf, slowdown), watts, watts)
+
+    def _slices(self, duty: float, slice_s: float, slowdown: float = 1.0) -> TrainingSlices:
+        """Training as it was measured, else as the notice says."""
+        stretches_s = tuple(self._stretches_s) or (self.standing.longest_s or STRETCH_S,)
+        return TrainingSlices(stretches_s, duty, slice_s=slice_s, slowdown=slowdown)
+
+    def _collect(self) -> None:
+        """Take up what was thought and learnt meanwhile."""
+        done = [lesson for lesson in self._lessons if lesson.done()]
+        self._lessons = [lesson for lesson in self._lessons if not lesson.done()]
+        for lesson in done:
+            if (error := lesson.exception()) is not None:
+                self._fault("predictor", f"a window taught nothing: {error!r}")
+        if done:
+            known = self.model.error
+            self.standing.error_ratio, self.standing.held_ratio = known.mape, known.held_share
+        if self._thought is None or not self._thought.done():
+            return
+        thought, self._thought = self._thought, None
+        if (error := thought.exception()) is not None:
+            self._fault("predictor", f"no decision: {error!r}")
+            self._decision, self._again_s = Refuse("the predictor failed"), self._clock() + REFUSED_S
+        else:
+            self._take(thought.result())
+
+    def _take(self, found: Room[Spot | None] | Refuse) -> None:
+        now_s = self._clock()
+        if isinstance(found, Refuse):
+            self._decision, self._again_s = found, now_s + REFUSED_S
+            return
+        decision, spot = found.decision, found.place.point
+        elsewhere = spot is not None and spot.clocks != self._clocks
+        if elsewhere:
+            self._room = spot
+        if self._duty is None or elsewhere:
+            self._duty = Duty.granted(decision)
+            self._beside.restart()
+        else:
+            self._duty = self._duty.regranted(decision)
+        self._decision, self._again_s = decision, now_s + AGAIN_S
+
+    def _say(self, phase: str, limits: TrainerLimits) -> None:
+        """Tell the trainer, at once where something changed."""
+        now_s = self._clock()
+        if limits != self.standing.limits or now_s - self._written_s >= EVERY_S:
+            self._written_s = now_s
+            self._write(limits, TTL_S)
+        self.standing.phase, self.standing.limits = phase, limits
+
+
+def _hold(reason: str) -> TrainerLimits:
+    return TrainerLimits(0.0, 0.0, reason)
