@@ -89,7 +89,7 @@ class Versions:
 
         def write(draft: Path) -> None:
             if (self.path(trial.base) / IGNORED).exists():
-                shutil.copyfile(self.path(trial.base) / IGNORED, draft / IGNORED)
+                (draft / IGNORED).write_text("*\n")  # this file too: a checkout knows nothing of versions made by jobs
             (draft / RECORD).write_bytes(record)
             fill(draft)
 

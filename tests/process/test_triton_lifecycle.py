@@ -286,13 +286,17 @@ def test_a_version_that_kills_is_taken_back(
     versions.begin(Trial(2, 1, "a job"), {}, lambda folder: (folder / "notes").write_text("none") and None)
     teg_serve("--models", "own", "--publish")
     eventually(lambda: state_of(run_dir), within_s=PATIENCE_S)
-    with grpc.InferenceServerClient(f"127.0.0.1:{state_of(run_dir)['grpc']}") as client:
-        assert client.get_model_metadata("own").versions == ["2"]
-        (stub,) = (page.pid for page in run_dir.open_instances())
-        os.kill(stub if who == "stub" else state_of(run_dir)["server_pid"], signal.SIGKILL)
-        eventually(lambda: not state_of(run_dir)["models"])
-        eventually(lambda: state_of(run_dir)["models"] == ["own"], within_s=PATIENCE_S)
-        assert client.get_model_metadata("own").versions == ["1"]
+
+    def served() -> list[str]:
+        with grpc.InferenceServerClient(f"127.0.0.1:{state_of(run_dir)['grpc']}") as client:
+            return list(client.get_model_metadata("own").versions)
+
+    assert served() == ["2"]
+    (stub,) = (page.pid for page in run_dir.open_instances())
+    os.kill(stub if who == "stub" else state_of(run_dir)["server_pid"], signal.SIGKILL)
+    eventually(lambda: not state_of(run_dir)["models"])
+    eventually(lambda: state_of(run_dir)["models"] == ["own"], within_s=PATIENCE_S)
+    assert served() == ["1"]
     assert versions.trial is None
     assert versions.outcome_of("a job") == RolledBack(2, f"{REASON[who]} died while it was on trial")
 

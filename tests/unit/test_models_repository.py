@@ -77,6 +77,23 @@ def test_module_takes_and_returns_what_it_declares(name: str) -> None:
     assert logits.isfinite().all()
 
 
+def test_token_numbers_end_where_the_vocabulary_does() -> None:
+    """The greatest token number that is declared has a row in the embedding, the next one has none."""
+    known = architecture("bert_mini")
+    embedding = known.build().get_submodule("model.bert.embeddings.word_embeddings")
+    assert known.inputs[0].below == embedding.num_embeddings
+
+
+def test_the_model_that_takes_samples_in() -> None:
+    """`finetune` takes every input of the models that it trains, under their names and types, and asks for none."""
+    config = configuration("finetune")
+    assert all(tensor.optional for tensor in config.input)
+    stated = {name: (dtype, len(dims)) for name, dtype, dims in tensors(config.input)}
+    for name in config.parameters["train"].string_value.split(","):
+        for spec in architecture(name).inputs:
+            assert stated[spec.name] == (spec.dtype, len(spec.dims))
+
+
 def test_attention_mask_hides_padding() -> None:
     """Tokens under a zero mask do not change the answer."""
     module = architecture("bert_mini").build().eval()

@@ -30,7 +30,7 @@ def begin(versions: Versions, job: str = "a") -> Trial:
 def versions(tmp_path: Path) -> Versions:
     folder = tmp_path / "mine"
     (folder / "1").mkdir(parents=True)
-    (folder / "1" / ".gitignore").write_text("*\n")
+    (folder / "1" / ".gitignore").write_text("*\n!.gitignore\n")
     publish(folder / "1", weights())
     return Versions(folder)
 
