@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from model_repository.architectures import UnknownArchitecture, architecture
+from model_repository.architectures import Architecture
 from telemetry.errors import SpoolError
 from telemetry.jobs import JobState, JobStatus
 from telemetry.rundir import RunDir
@@ -29,6 +29,7 @@ from ..errors import DeadlineMissed, FinetuneError, PageCorrupted, PagesError, S
 from ..job import CHECKPOINT_S, LONGEST_S, Job, Trained, prepare
 from ..pacer import Gate, Heart
 from .attendance import Attendance, Cancelled, GaveWay, Stopped, World
+from .background import in_background
 from .conditions import Surroundings, unmet
 from .weights import write_weights
 
@@ -53,7 +54,7 @@ class NotServed(Exception):
 class Serving:
     """The version of a model that serves: its architecture, and its weights as safetensors beside their digest."""
 
-    architecture: str
+    architecture: Architecture
     weights: Path
     version: int
 
@@ -154,6 +155,8 @@ class Worker:
     def _attend(self, page: TrainerPage, status: JobStatus) -> None:
         """Work on one job until it ends or is interrupted; nothing that goes wrong with it ends the worker."""
         log.info("job %s (%s): taken up at step %s", status.id, status.request.model, status.step)
+        # whoever had it last did not live to say that it stopped
+        self.faults["resumed"] += status.state in (JobState.ADMITTED, JobState.RUNNING)
         gate = Gate(self._run_dir, page, governed=self._settings.governed, idle=lambda: attendance.idle())
         world = World(self._spool, page, gate, self._surroundings, self._stopped, self._clock, self._sleep)
         attendance = Attendance(world, replace(status, attempts=status.attempts + 1))
@@ -176,7 +179,7 @@ class Worker:
             self.faults[_kind(error)] += 1
             back_off_s = BACK_OFF_S * 2 ** (attendance.status.attempts - 1)
             self._pause(attendance, str(error), attempts=attendance.status.attempts, back_off_s=back_off_s)
-        except (FinetuneError, SpoolError, UnknownArchitecture, ImportError, ValueError) as error:
+        except (FinetuneError, SpoolError, ImportError, ValueError) as error:
             self._end(attendance.status, JobState.FAILED, str(error))
         except Exception as error:  # the border: whatever a job does wrong ends that job alone
             log.exception("job %s", status.id)
@@ -190,7 +193,7 @@ class Worker:
         job = Job(
             status.id,
             status.request,
-            architecture(serving.architecture),
+            serving.architecture,
             serving.weights,
             self._spool.samples(status.request.model),
             self._spool.work(status.id),
@@ -200,7 +203,7 @@ class Worker:
             self._settings.sealed,
         )
         attendance.admitted()
-        with prepare(job, gate, attendance.stage) as session:
+        with in_background(lambda: prepare(job, gate, attendance.stage)) as session:
             attendance.begun(session)
             saved_s = self._clock()
             while not session.finished:

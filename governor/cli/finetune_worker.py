@@ -86,12 +86,15 @@ class Rollout:
         from finetune.jobs.worker import NotServed, Serving
         from governor.errors import CannotPublish
         from governor.rollout import find_target
+        from model_repository.architectures import UnknownArchitecture, architecture
 
         try:
             target = find_target(self._run_dir, model)
+            return Serving(architecture(target.architecture), target.weights, target.version)
         except CannotPublish as error:
             raise NotServed(str(error), waiting=error.waiting) from error
-        return Serving(target.architecture, target.weights, target.version)
+        except UnknownArchitecture as error:
+            raise NotServed(str(error), waiting=False) from error
 
     def publish(self, model: str, job: str, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
         """Have weights served as the next version, if they serve no worse; raises `NotServed`."""

@@ -22,7 +22,7 @@ from telemetry.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-UNITS = ("teg-clockd.service", "teg-governor.service")
+UNITS = ("teg-clockd.service", "teg-governor.service", "teg-finetune.service")
 MOST_EXPOSED = 2.0
 PATIENCE_S = 60.0
 """Bounds a failure and promises nothing."""
