@@ -167,7 +167,8 @@ def _outlook(
         slopes |= {"beside": 1.0, "block": by_block, "block_mix": by_block * mix}
         slopes |= {"cold": by_cold, "cold_mix": by_cold * mix, "cold_clock": by_cold * log_slowdown}
     log_s = base + terms["bias"] + (terms["beside"] if trains else 0.0)
-    return Outlook(log_s, tuple(slopes.values()), _sampling_variance(found, q, requests)), found
+    known = sum(map(len, serving.services.seconds.values()))
+    return Outlook(log_s, tuple(slopes.values()), _sampling_variance(found, q, requests, known)), found
 
 
 def _replayed(serving: Serving, training: TrainingSlices | None, stretch: float, block: float, cold: float) -> Replay:
@@ -179,8 +180,8 @@ def _replayed(serving: Serving, training: TrainingSlices | None, stretch: float,
     return replay(serving.arrivals_s, services, serving.batch_limit, serving.batch_wait_s, vacations)
 
 
-def _sampling_variance(found: Replay, q: float, requests: int) -> float:
-    """Variance of the log quantile of `requests` requests around the replay's, which has its own.
+def _sampling_variance(found: Replay, q: float, requests: int, known: int) -> float:
+    """Variance of the log quantile of `requests` requests around the replay's, which was made of `known` service times.
 
     Ranks are binomial, were requests independent; late ones come in rows, so that fewer count than were seen.
     """
@@ -195,6 +196,6 @@ def _sampling_variance(found: Replay, q: float, requests: int) -> float:
     between = sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1)
     alone = q * (1 - q) / size
     crowding = max(1.0, between / alone) if alone else 1.0
-    spread = math.sqrt(q * (1 - q) * crowding * (1 / requests + 1 / count))
+    spread = math.sqrt(q * (1 - q) * crowding * (1 / requests + 1 / count + 1 / known))
     low_s, high_s = quantile(latencies_s, max(0.0, q - spread)), quantile(latencies_s, min(1.0, q + spread))
     return (math.log(high_s / low_s) / 2) ** 2

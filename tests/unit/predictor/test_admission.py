@@ -22,7 +22,7 @@ def load(
     for _ in range(1000):
         now_s += rng.expovariate(rate_hz)
         times.append(now_s)
-    return Serving(times, ServiceTimes({1: (service_s,)}), 4, name=name), Objective(quantile, limit_s)
+    return Serving(times, ServiceTimes({1: (service_s,) * 200}), 4, name=name), Objective(quantile, limit_s)
 
 
 def asked(loads: list[Load], stretch_s: float, job: Job = HOURS, slowdown: float = 1.0) -> Decision:

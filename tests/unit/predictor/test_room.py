@@ -15,7 +15,7 @@ JOB = Job(step_s=0.5, steps_left=100, deadline_s=300.0)
 
 
 def place(name: str, slowdown: float, serving_w: float, training_w: float = 10.0, limit_s: float = 0.04) -> Place[str]:
-    serving = Serving(ARRIVALS_S, ServiceTimes({1: (0.01,)}), 4, slowdown=slowdown)
+    serving = Serving(ARRIVALS_S, ServiceTimes({1: (0.01,) * 200}), 4, slowdown=slowdown)
     loads = [(serving, Objective(0.99, limit_s))]
     return Place(name, loads, TrainingSlices((0.01,), slowdown=slowdown), serving_w, training_w)
 
