@@ -44,6 +44,8 @@ class Course(Keeper):
         super().__init__(means, tuning, demand)
         self._trial: Measurement | None = None
         self._repeated = False
+        self._measured_s = 0.0
+        """Since when the trial measures."""
         self._heat = AfterHeat()
         self._think()
         self._enter(Phase.PROPOSING, DRAIN_S)
@@ -92,19 +94,22 @@ class Course(Keeper):
         if self._trial is None:
             raise ValueError("no trial is under way")
         concluded = self._trial.tick(now)
+        if self._status.phase is Phase.MEASURING and self._training.disturbed_s > self._measured_s:
+            concluded = TrialRecord(self._status.point, Invalid("training")), None
         if concluded is not None:
             if (celsius := hottest(board_of(now))) is not None:
                 self._celsius.append(celsius)
             self._finish(*concluded)
         elif self._trial.measuring and self._status.phase is Phase.SETTLING:
+            self._measured_s = self._clock()
             self._enter(Phase.MEASURING, self._config.trial_s)
 
     def _propose(self, now: Snapshot) -> None:
-        """Wait for the search and for the backlog to go, then try what it proposes, or hold the best."""
+        """Wait for the search, for the backlog to go, and for a version on trial; then try or hold what it proposes."""
         if self._thoughts.busy:
             self._guard()
             return
-        if self._demand.waits(now.now_ns, 1.0) and self._clock() < self._until_s:
+        if now.rollout or (self._demand.waits(now.now_ns, 1.0) and self._clock() < self._until_s):
             return
         proposal = self._thoughts.take()
         if proposal is not None and proposal.strayed:

@@ -6,6 +6,7 @@ Names and help texts come from `telemetry.metrics`. A port that is taken never s
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from telemetry.board_page import BoardReading
 from telemetry.metrics import GOVERNOR
 
 from .status import Phase, Status
+from .training import TrainingStatus
 from .trial import Invalid
 
 RETRY_S = 30.0
@@ -103,7 +105,7 @@ def governor_rows(status: Status) -> dict[str, list[Row]]:
     outcomes = Counter(type(trial.outcome).__name__.lower() for trial in trials)
     reasons = Counter(trial.outcome.reason for trial in trials if isinstance(trial.outcome, Invalid))
     best, models = status.best, tuple(status.slos)
-    return {
+    rows: dict[str, list[Row]] = {
         "teg_governor_up": [((), float(status.leased and status.phase is not Phase.WAITING))],
         "teg_trials_total": [((outcome,), count) for outcome, count in outcomes.items()],
         "teg_trial_invalid_total": [((reason,), count) for reason, count in reasons.items()],
@@ -121,6 +123,30 @@ def governor_rows(status: Status) -> dict[str, list[Row]]:
         "teg_request_failures_total": [(key, count) for key, count in dict(status.failures).items()],
         "teg_knob_left_out": [(pair, 1) for pair in dict(status.left_out).items()],
         "teg_governor_alarm": [((kind,), 1) for kind in dict(status.alarms)],
+        "teg_server_faults_total": [((kind,), count) for kind, count in status.server_faults.items()],
+    }
+    return rows | training_rows(status.training)
+
+
+def training_rows(standing: TrainingStatus) -> dict[str, list[Row]]:
+    """The same of fine-tuning; nothing but what the predictor knows while no fine-tuning process is there."""
+    known = {
+        "teg_predictor_error_ratio": standing.error_ratio,
+        "teg_predictor_interval_held_ratio": standing.held_ratio,
+    }
+    rows: dict[str, list[Row]] = {name: [((), ratio)] for name, ratio in known.items() if not math.isnan(ratio)}
+    trainer = standing.trainer
+    if trainer is None:
+        return rows
+    return rows | {
+        "teg_training_phase": [((standing.phase, trainer.notice.model), 1)],
+        "teg_training_duty": [((), standing.limits.duty)],
+        "teg_training_steps_total": [((), trainer.steps)],
+        "teg_training_slices_total": [((), trainer.slices)],
+        "teg_training_busy_seconds_total": [((), trainer.busy_ns / 1e9)],
+        "teg_training_longest_stretch_seconds": [((), standing.longest_s)],
+        "teg_training_jobs": [((state,), count) for state, count in trainer.jobs.items()],
+        "teg_finetune_faults_total": [((kind,), count) for kind, count in trainer.faults.items()],
     }
 
 

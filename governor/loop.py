@@ -172,6 +172,7 @@ class Governor:
         for name in silent - self._silent:
             self.status.fault("silent", f"{name} has not been heard of for {SILENT_S:g} s")
         self._silent = silent | (self._silent - present)
+        self.status.server_faults = dict(now.server_faults) or self.status.server_faults
 
     def _train(self, now: Snapshot) -> None:
         """Say what training may take."""
@@ -183,6 +184,8 @@ class Governor:
         now_s, phase = self._clock(), self.status.phase
         if any(view.silent_s > SILENT_S for view in now.instances):
             return "a served model is silent"
+        if now.rollout:
+            return f"a new version of {now.rollout} is on trial"
         if self._course is not None:
             words = {Phase.HOLDING: "", Phase.COOLING: "something that went wrong is waited out"}
             return words.get(phase, "tuning")

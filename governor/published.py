@@ -16,6 +16,7 @@ from telemetry.durable import replace
 
 from .errors import AlreadyGoverned
 from .status import Status
+from .training import TrainingStatus
 
 LOCK, STANDING = "governor.lock", "governor.json"
 EVERY_S = 1.0
@@ -86,6 +87,25 @@ def standing_of(status: Status) -> dict[str, Any]:
         "left_out": dict(status.left_out),
         "alarms": dict(status.alarms),
         "faults": dict(status.faults),
+        "training": training_of(status.training),
+    }
+
+
+def training_of(standing: TrainingStatus) -> dict[str, Any] | None:
+    """Where training stands, None while no fine-tuning process is there."""
+    trainer = standing.trainer
+    if trainer is None:
+        return None
+    return {
+        "phase": standing.phase,
+        "job": trainer.notice.job,
+        "model": trainer.notice.model,
+        "duty": standing.limits.duty,
+        "slice_s": standing.limits.slice_s,
+        "reason": standing.limits.reason,
+        "steps": trainer.steps,
+        "busy_s": trainer.busy_ns / 1e9,
+        "longest_s": standing.longest_s,
     }
 
 

@@ -13,6 +13,8 @@ from telemetry.instance_page import Counter, InstanceInfo, InstancePage, Knobs, 
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import JobNotice, TrainerLimits, TrainerPage
 
+from .serving import read_rollout, read_served
+
 RESCAN_S = 0.5
 """How often the run directory is searched for instances that came or went."""
 
@@ -54,6 +56,10 @@ class Snapshot:
     board: BoardReading | None
     instances: tuple[InstanceView, ...]
     trainer: TrainerView | None = None
+    rollout: str = ""
+    """The model of which a new version is served on trial; empty if there is none."""
+    server_faults: Mapping[str, int] = field(default_factory=dict)
+    """What died of the server since it was started, by kind."""
 
 
 @dataclass(slots=True)
@@ -74,6 +80,7 @@ class PageReader:
         self._open: dict[str, _Open] = {}
         self._trainer: TrainerPage | None = None
         self._stretches = 0
+        self._server: tuple[str, Mapping[str, int]] = ("", {})
         self._scanned_ns = 0
 
     def read(self) -> Snapshot:
@@ -83,7 +90,7 @@ class PageReader:
             self._rescan(now_ns)
         self.board = self._read_board(now_ns)
         views = [view for entry in self._open.values() if (view := self._view(entry, now_ns)) is not None]
-        return Snapshot(now_ns, self.board, tuple(views), self._view_trainer(now_ns))
+        return Snapshot(now_ns, self.board, tuple(views), self._view_trainer(now_ns), *self._server)
 
     def write_knobs(self, instance: str, knobs: Knobs, ttl_s: float) -> None:
         """Set one instance's knobs for `ttl_s` seconds; an instance that has gone is passed over."""
@@ -117,6 +124,8 @@ class PageReader:
         for name, page in found.items():
             self._open[name] = _Open(page, page.counter(Counter.SAMPLES))
         self._rescan_trainer(now_ns)
+        rollout, served = read_rollout(self._run_dir.root), read_served(self._run_dir.root)
+        self._server = rollout.model if rollout else "", dict(served.faults) if served else {}
 
     def _rescan_trainer(self, now_ns: int) -> None:
         """Map the page of a trainer that has come; a new process has put its own in the place of the old one's."""

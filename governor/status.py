@@ -10,7 +10,7 @@ from enum import Enum
 
 from .guard import Slo
 from .points import Best
-from .training import Standing
+from .training import TrainingStatus
 from .trial import TrialRecord
 
 log = logging.getLogger("teg.governor")
@@ -57,7 +57,9 @@ class Status:
     latency_s: dict[str, float] = field(default_factory=dict)
     """The constrained quantile over the last judged window, by model."""
 
-    training: Standing = field(default_factory=Standing)
+    server_faults: dict[str, int] = field(default_factory=dict)
+    """What died of the server, by kind."""
+    training: TrainingStatus = field(default_factory=TrainingStatus)
 
     def fault(self, kind: str, message: str) -> None:
         """Count a fault and log it by name."""

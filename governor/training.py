@@ -53,7 +53,7 @@ class Spot:
 
 
 @dataclass(slots=True)
-class Standing:
+class TrainingStatus:
     """What is shown of training. `phase`: idle, held, thinking, admitted, paced or refused."""
 
     phase: str = "idle"
@@ -82,7 +82,7 @@ class Training:
         clock: Callable[[], float],
         fault: Callable[[str, str], None],
     ) -> None:
-        self.standing = Standing()
+        self.standing = TrainingStatus()
         self.model = CoRunModel()
         self.disturbed_s = -math.inf
         """When training last had the device."""
@@ -100,6 +100,8 @@ class Training:
         self._room: Spot | None = None
         self._duty: Duty | None = None
         self._again_s = -math.inf
+        self._pace = (math.inf, 0)
+        """When a decision was thought over last, and the steps that were left."""
 
     @property
     def room(self) -> Point | None:
@@ -147,6 +149,7 @@ class Training:
         self.standing.longest_s = 0.0
         self._thought = self._decision = self._room = self._duty = None
         self._again_s = -math.inf
+        self._pace = (math.inf, 0)
 
     def _see(self, trainer: TrainerView | None) -> None:
         """Take in what the trainer did and wants."""
@@ -217,16 +220,24 @@ class Training:
         notice = self.standing.notice
         job = Job(notice.step_s, notice.steps_left, notice.deadline_left_s)
         if places:
+            self._pace = self._clock(), notice.steps_left
             self._thought = self._executor.submit(make_room, self.model, places, job)
 
     def _candidates(self, spots: Callable[[], Sequence[Spot]]) -> list[Spot | None]:
         """The present point, and others unless the job has found its place already."""
         present, *others = spots() or (None,)
-        if self._room is not None and not isinstance(self._decision, Refuse):
+        refused = self._duty is not None and self._duty.refused
+        if self._room is not None and not (refused or isinstance(self._decision, Refuse)):
             return [present]
-        if others and self._duty is not None and self._duty.refused:
-            return list(others)
-        return [present, *others]
+        return list(others) if others and (refused or self._late) else [present, *others]
+
+    @property
+    def _late(self) -> bool:
+        """Whether the job, at the pace of late, misses its deadline."""
+        notice, (since_s, left_then) = self.standing.notice, self._pace
+        done = left_then - notice.steps_left
+        span_s = self._clock() - since_s
+        return span_s >= AGAIN_S / 2 and notice.steps_left * span_s > max(done, 0) * notice.deadline_left_s
 
     def _place(self, names: Sequence[str], slos: Mapping[str, Slo], spot: Spot | None) -> Place[Spot | None] | None:
         """What is known of a point; None where not every instance that is asked anything was timed there."""
@@ -271,7 +282,9 @@ class Training:
     def _take(self, found: Room[Spot | None] | Refuse) -> None:
         now_s = self._clock()
         if isinstance(found, Refuse):
-            self._decision, self._again_s = found, now_s + REFUSED_S
+            # who has begun and will be late had better go on than stop
+            goes_on = found.deadline_s is not None and self._duty is not None
+            self._decision, self._again_s = self._decision if goes_on else found, now_s + REFUSED_S
             return
         decision, spot = found.decision, found.place.point
         elsewhere = spot is not None and spot.clocks != self._clocks

@@ -75,5 +75,25 @@ GOVERNOR = (
     Metric("teg_lease_refusals_total", "counter", "Leases that clockd refused, by reason.", ("reason",)),
     Metric("teg_request_failures_total", "counter", "Clock requests that failed on the board.", ("cause", "knob")),
     Metric("teg_knob_left_out", "gauge", "Always 1; a knob that the search does without, and why.", ("knob", "why")),
+    Metric(
+        "teg_training_phase",
+        "gauge",
+        "Always 1; whether training may run, and which model it trains.",
+        ("phase", "model"),
+    ),
+    Metric("teg_training_duty", "gauge", "Share of the idle time that training may take."),
+    Metric("teg_training_steps_total", "counter", "Training steps of the fine-tuning process."),
+    Metric("teg_training_slices_total", "counter", "Slices of training between requests and rests."),
+    Metric("teg_training_busy_seconds_total", "counter", "Time spent training, stretched on a virtual board."),
+    Metric("teg_training_longest_stretch_seconds", "gauge", "The longest operation of the job that requests wait for."),
+    Metric("teg_training_jobs", "gauge", "Fine-tuning jobs, by state.", ("state",)),
+    Metric("teg_finetune_faults_total", "counter", "Faults met by the fine-tuning process, by kind.", ("kind",)),
+    Metric("teg_predictor_error_ratio", "gauge", "Mean relative error of the latency predicted beside training."),
+    Metric(
+        "teg_predictor_interval_held_ratio", "gauge", "Share of windows whose latency lay in the interval predicted."
+    ),
+    Metric(
+        "teg_server_faults_total", "counter", "Times the server or a model of it had to be started again.", ("kind",)
+    ),
     Metric("teg_governor_alarm", "gauge", "Always 1; a fault that needs a person's attention now.", ("kind",)),
 )

@@ -27,6 +27,7 @@ def handler(args: argparse.Namespace) -> int:
     """Print the status; 1 if neither a board nor an instance is alive."""
     from ..published import read_standing
     from ..reader import PageReader
+    from ..serving import read_served
     from . import DONE, NO
     from .progress import run_dir_of
 
@@ -38,6 +39,8 @@ def handler(args: argparse.Namespace) -> int:
         reader.close()
     about = about_board(run_dir.socket) if snapshot.board else {}
     status = status_json(snapshot, about, read_standing(run_dir.root))
+    if served := read_served(run_dir.root):
+        status["server"] = {"pid": served.server_pid, "down": dict(served.down), "faults": dict(served.faults)}
     print(json.dumps(status) if args.json else status_text(status))
     return DONE if status["board"] or status["instances"] else NO
 
@@ -121,6 +124,7 @@ def status_text(status: dict[str, Any]) -> str:
         )
     if not status["instances"]:
         lines.append("no governed model is being served here")
+    lines += [f"  DOWN {model}: {why}" for model, why in status.get("server", {}).get("down", {}).items()]
     if governor := status["governor"]:
         lines += _governor_text(governor)
     return "\n".join(lines)
@@ -145,5 +149,13 @@ def _governor_text(governor: dict[str, Any]) -> list[str]:
     standing = f"{governor['phase']} {governor['detail']}".strip()
     lines = [f"governor (pid {governor['pid']}): {standing}, {governor['trials']} trials"]
     lines += [f"  {governor['verdict']}"] if governor.get("verdict") else []
+    lines += _training_text(governor["training"]) if governor.get("training") else []
     lines += [f"  without {knob}: {why}" for knob, why in governor["left_out"].items()]
     return lines + [f"  ALARM {kind}: {text}" for kind, text in governor["alarms"].items()]
+
+
+def _training_text(training: dict[str, Any]) -> list[str]:
+    job = f"job {training['job']} of {training['model']}" if training["job"] else "no job"
+    share = f", {training['duty']:.0%} of the idle time" if training["duty"] else ""
+    done = f"{training['steps']} steps, {training['busy_s']:.1f} s"
+    return [f"  training: {job}, {training['phase']}{share} ({training['reason']}); {done} so far"]

@@ -14,10 +14,13 @@ import pytest
 from governor.exporter import RETRY_S, Exporter, governor_rows
 from governor.guard import Slo
 from governor.points import Best
+from governor.reader import TrainerView
 from governor.status import Phase, Status
+from governor.training import TrainingStatus
 from governor.trial import Feasible, Invalid, TrialRecord, Violated
 from telemetry.board_page import BoardReading
 from telemetry.metrics import GOVERNOR
+from telemetry.trainer_page import JobNotice, TrainerLimits
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "metrics_governor.txt"
 POINT = {"gpu_hz": 612e6, "batch": 4.0}
@@ -57,8 +60,15 @@ def full_status() -> Status:
         faults=Counter(clockd=2), refusals=Counter(held=1), failures=Counter({("denied", "emc_hz"): 3}),
         left_out={"emc_hz": "denied"}, alarms={"foreign": "somebody else changed a clock"},
         windows=Counter({("resnet18", "kept"): 7, ("resnet18", "broken"): 1}),
-        slos={"resnet18": Slo(0.95, 0.05)}, latency_s={"resnet18": 0.033},
+        slos={"resnet18": Slo(0.95, 0.05)}, latency_s={"resnet18": 0.033}, server_faults={"stub": 1},
+        training=full_standing(),
     )  # fmt: skip
+
+
+def full_standing() -> TrainingStatus:
+    notice = JobNotice("job-7", "resnet18", 0.004, 0.12, 300, wants=True)
+    trainer = TrainerView(notice, 1_500_000_000, 40, 12, (), {"running": 1, "done": 3}, {"resumed": 2})
+    return TrainingStatus("paced", TrainerLimits(0.25, 0.05, "as predicted"), trainer, 0.006, 0.08, 0.95)
 
 
 def scrape(exporter: Exporter) -> str:

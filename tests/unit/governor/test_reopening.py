@@ -174,18 +174,58 @@ def test_a_restart_after_a_reopening_keeps_the_eras_apart(tmp_path: Path) -> Non
         assert len(measured) == len(searches[-1].told) <= 7 <= len(device.outcomes) - tried
 
 
-def test_a_new_version_is_another_subject_with_the_old_ones_surface(tmp_path: Path) -> None:
-    """The instance is the same, the network is not: nothing is told, the old surface is the prior."""
+def test_a_new_version_keeps_the_point_and_what_was_learnt(tmp_path: Path) -> None:
+    """Weights changed, the network did not: the hold goes on, also after a restart; both are subjects of the history."""
+    settings = config(tmp_path, trials=3)
+    world = simulation()
+    with rehearsed(world, settings) as (device, searches):
+        device.until_phase(Phase.HOLDING)
+        held = dict(device.status.point)
+        device.model.info = replace(device.model.info, version="2")
+        device.run(60.0)
+        assert device.status.phase is Phase.HOLDING
+        assert device.status.point == held
+        assert not device.status.faults
+        assert (len(device.outcomes), len(searches)) == (3, 1)
+    with rehearsed(world, settings) as (device, searches):
+        device.until_phase(Phase.HOLDING)
+        assert device.status.point == held
+        assert len(device.outcomes) == 3
+        assert {log.subject.versions for log in read_subjects(tmp_path / "state" / FILE)} == {("1",), ("2",)}
+
+
+def test_a_new_version_within_a_trial_costs_that_trial(tmp_path: Path) -> None:
+    """Its counters are another process's."""
+    with rehearsed(simulation(), config(tmp_path, trials=3)) as (device, searches):
+        device.until_phase(Phase.MEASURING)
+        device.run(1.0)
+        device.model.info = replace(device.model.info, version="2")
+        device.until_phase(Phase.HOLDING)
+        assert device.outcomes == ["version", *["feasible"] * 3]
+        assert len(searches) == 1
+
+
+def test_a_version_that_costs_another_price_is_noticed(tmp_path: Path) -> None:
+    """Drift watches over a point that was kept."""
     with rehearsed(simulation(), config(tmp_path, trials=3)) as (device, searches):
         device.until_phase(Phase.HOLDING)
+        device.run(120.0)
         device.model.info = replace(device.model.info, version="2")
+        scale(device.model, "_w", 1.6)
+        device.until(lambda: len(searches) == 2, 1800.0)
+
+
+def test_a_model_that_is_served_otherwise_is_tuned_anew(tmp_path: Path) -> None:
+    """With another batch size, say: nothing is told, the old surface is the prior."""
+    with rehearsed(simulation(), config(tmp_path, trials=3)) as (device, searches):
+        device.until_phase(Phase.HOLDING)
+        device.model.info = replace(device.model.info, version="2", max_batch=4)
         device.until_phase(Phase.WAITING, 1.0)
         assert device.status.detail == "after version"
         device.until_phase(Phase.HOLDING)
         assert len(device.outcomes) == 6
         assert len(searches) == 2
         assert len(searches[1].prior[0]["energy_j"]) == 3
-        assert {log.subject.versions for log in read_subjects(tmp_path / "state" / FILE)} == {("1",), ("2",)}
 
 
 def test_what_one_model_measured_is_the_prior_of_the_next(tmp_path: Path) -> None:
