@@ -64,17 +64,21 @@ def listen(path: Path, group: str = GROUP) -> socket.socket:
         if in_use(path):
             raise SocketTaken(path, "another clockd listens there")
         path.unlink()
+    # Under another name until it listens: what a client finds answers, and cannot be taken for a dead clockd's.
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     earlier = os.umask(0o117)
     try:
-        listener.bind(str(path))
+        listener.bind(str(draft))
     finally:
         os.umask(earlier)
     # Without capabilities even root can give it to its own group only, which then is its group already.
     gid = _gid(group) if os.geteuid() == 0 else None
-    if gid is not None and gid != path.stat().st_gid:
-        os.chown(path, -1, gid, follow_symlinks=False)
+    if gid is not None and gid != draft.stat().st_gid:
+        os.chown(draft, -1, gid, follow_symlinks=False)
     listener.listen(16)
+    draft.rename(path)
     return listener
 
 

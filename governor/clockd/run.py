@@ -77,7 +77,8 @@ def serve(settings: Settings) -> int:
     gc.set_threshold(10_000, 20, 100)
     notifier.ready()
     try:
-        Server(clockd, listener, 1 / settings.rate_hz, time.monotonic).run()
+        group = settings.run_dir.socket.stat().st_gid
+        Server(clockd, listener, group, 1 / settings.rate_hz, time.monotonic).run()
     finally:
         notifier.stopping()
         restored = clockd.close()

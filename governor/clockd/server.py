@@ -8,7 +8,6 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from .peers import Peer, admit, peer_of
@@ -49,14 +48,16 @@ class Connection:
 
 
 class Server:
-    """The loop over a listening socket, its connections, and the sampling clock."""
+    """The loop over a listening socket, its connections from root, itself or `group`, and the sampling clock."""
 
-    def __init__(self, daemon: Daemon, listener: socket.socket, period_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, daemon: Daemon, listener: socket.socket, group: int, period_s: float, clock: Callable[[], float]
+    ) -> None:
         self._daemon = daemon
         self._listener = listener
         self._period_s = period_s
         self._clock = clock
-        self._group = Path(listener.getsockname()).stat().st_gid
+        self._group = group
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, Connection] = {}
         self._next_number = 1
