@@ -20,8 +20,8 @@ PEAK_SHARE, PEAK_BYTES = 0.03, 8e6
 NAME, BATCH, BUDGET = "efficientnet_b0", "16", "35%"
 LIMIT = 0.7
 """Of what eager holds when its forward pass ends."""
-
-
+OUT_OF_MEMORY = ("allocate memory", "could not create a primitive")
+"""As torch's allocator says it, and as oneDNN does when it cannot map room for a kernel."""
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 """Large blocks go back to the kernel when they are freed; what a hard limit counts."""
 
@@ -63,7 +63,7 @@ def test_training_where_eager_runs_out_of_memory(tmp_path: Path) -> None:
     limit = str(int(LIMIT * lines(roomy)[0]["data_bytes"]))
     failed = run("train", "eager", NAME, BATCH, limit, folder, **FREED_AT_ONCE)
     assert failed.returncode != 0
-    assert "allocate memory" in failed.stderr, failed.stderr
+    assert any(sign in failed.stderr for sign in OUT_OF_MEMORY), failed.stderr
     planned = run("plan", NAME, BATCH, BUDGET, folder, **FREED_AT_ONCE)
     assert planned.returncode == 0, planned.stderr
     ours = run("train", "ours", NAME, BATCH, limit, folder, **FREED_AT_ONCE)
