@@ -270,3 +270,4 @@ class Governor:
         if self._course is not None:
             self._course.end()
             self._course = None
+            self._training.leave()

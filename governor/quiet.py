@@ -12,9 +12,9 @@ from telemetry.instance_page import Status
 
 from .reader import InstanceView
 
-ARRIVALS = 600
+ARRIVALS = 1000
 """Arrivals remembered by instance: a prediction replays them some thirty times."""
-TIMES = 100
+TIMES = 400
 """Service times kept by batch size."""
 ENOUGH = 20
 """Batches after which service times are known."""

@@ -32,6 +32,8 @@ QUIET_S = 10.0
 """A model that is asked so seldom that enough batches take longer is judged by those there were."""
 AGAIN_S, REFUSED_S = 20.0, 30.0
 """When a decision, and a refusal, is thought over."""
+RAMP_S = 20.0
+"""What a job loses because its duty begins low: kept of its deadline, or a quarter of that if it is short."""
 PATIENCE_S = 10.0
 """A job that does not want to train for so long gives its place up."""
 STRETCH_S = 0.01
@@ -137,6 +139,11 @@ class Training:
         self._say(phase, limits)
         return limits
 
+    def leave(self) -> None:
+        """Nothing is governed any more: no point is any job's place, and what was decided is thought over."""
+        self._room = self._decision = self._thought = None
+        self._again_s = -math.inf
+
     def no_room(self, why: str) -> None:
         """The place that was found cannot be had."""
         self._room, self._decision = None, Refuse(f"no room: {why}")
@@ -218,7 +225,8 @@ class Training:
         found = [self._place(names, slos, spot) for spot in self._candidates(spots)]
         places = [place for place in found if place is not None]
         notice = self.standing.notice
-        job = Job(notice.step_s, notice.steps_left, notice.deadline_left_s)
+        left_s = notice.deadline_left_s
+        job = Job(notice.step_s, notice.steps_left, left_s - min(RAMP_S, left_s / 4))
         if places:
             self._pace = self._clock(), notice.steps_left
             self._thought = self._executor.submit(make_room, self.model, places, job)
