@@ -21,8 +21,6 @@ LOOK_S = 0.25
 """How often it is looked whether the job may go on."""
 TELL_S = 2.0
 """How often progress is written down; a change of state is at once."""
-GRACE_S = 20.0
-"""For so long a job whose conditions are broken keeps its memory, in case they hold again."""
 KNOWN_STEPS = 10
 """Steps after which the mean one is known well enough to judge a deadline by."""
 
@@ -53,7 +51,7 @@ class Held(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What goes on around a job. `stopped`: whether the worker is to end."""
+    """What goes on around a job. `stopped`: whether the worker is to end; `grace_s` as in `Settings`."""
 
     spool: Spool
     page: TrainerPage
@@ -62,6 +60,7 @@ class World:
     stopped: Callable[[], bool]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
+    grace_s: float
 
 
 class Attendance:
@@ -164,7 +163,7 @@ class Attendance:
             return
         self._say(JobState.PAUSED if self._session else self.status.state, broken)
         self._unmet_since_s = self._unmet_since_s or now_s
-        if self._session is None or now_s - self._unmet_since_s >= GRACE_S:
+        if self._session is None or now_s - self._unmet_since_s >= world.grace_s:
             raise GaveWay(broken)
 
     def _left_s(self) -> float:

@@ -37,8 +37,6 @@ POLL_S = 0.5
 """How often an idle worker looks for jobs."""
 ATTEMPTS = 5
 """How often a job is taken up without getting on."""
-BACK_OFF_S = 15.0
-"""After the first failure that may pass; each further one doubles it."""
 log = logging.getLogger("teg.finetune")
 
 
@@ -88,6 +86,10 @@ class Settings:
     longest_s: float | None = LONGEST_S
     sealed: bool = False
     board: str = ""
+    grace_s: float = 20.0
+    """For so long a job whose conditions are broken keeps its memory, in case they hold again."""
+    back_off_s: float = 15.0
+    """After the first failure that may pass; each further one doubles it."""
 
 
 class Worker:
@@ -156,9 +158,19 @@ class Worker:
         """Work on one job until it ends or is interrupted; nothing that goes wrong with it ends the worker."""
         log.info("job %s (%s): taken up at step %s", status.id, status.request.model, status.step)
         # whoever had it last did not live to say that it stopped
-        self.faults["resumed"] += status.state in (JobState.ADMITTED, JobState.RUNNING)
+        if status.state in (JobState.ADMITTED, JobState.RUNNING):
+            self.faults["resumed"] += 1
         gate = Gate(self._run_dir, page, governed=self._settings.governed, idle=lambda: attendance.idle())
-        world = World(self._spool, page, gate, self._surroundings, self._stopped, self._clock, self._sleep)
+        world = World(
+            self._spool,
+            page,
+            gate,
+            self._surroundings,
+            self._stopped,
+            self._clock,
+            self._sleep,
+            self._settings.grace_s,
+        )
         attendance = Attendance(world, replace(status, attempts=status.attempts + 1))
         if status.attempts >= ATTEMPTS:
             return self._end(status, JobState.FAILED, f"taken up {ATTEMPTS} times without getting on: {status.reason}")
@@ -177,7 +189,7 @@ class Worker:
             self._fail(attendance, "page-corrupted", error)
         except (PagesError, StepTorn, OSError) as error:
             self.faults[_kind(error)] += 1
-            back_off_s = BACK_OFF_S * 2 ** (attendance.status.attempts - 1)
+            back_off_s = self._settings.back_off_s * 2 ** (attendance.status.attempts - 1)
             self._pause(attendance, str(error), attempts=attendance.status.attempts, back_off_s=back_off_s)
         except (FinetuneError, SpoolError, ImportError, ValueError) as error:
             self._end(attendance.status, JobState.FAILED, str(error))
