@@ -4,7 +4,7 @@
 The terms are the state of an extended Kalman filter (Jazwinski, 1970) on the logarithm of the latency quantile, which
 forgets slowly. The interval is adaptive conformal (Gibbs and Candès, 2021): quantiles of past residuals in units of
 the filter's standard deviation, at a level that falls after each miss and rises after each hit. It therefore needs
-no normal distribution and survives a model that is wrong; before there are residuals, it is the normal one.
+no normal distribution and survives a model that is wrong; before there are residuals, it is a wide normal one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .queueing import quantile
 MISFIT = 0.03
 """Standard deviation, of the logarithm, that no term explains and no number of requests removes."""
 
-FORGETTING = 0.01
+FORGETTING = 0.005
 """Share of the prior variance that comes back with each window."""
 
 WILD = 3.0
@@ -32,8 +32,8 @@ WILD = 3.0
 SCORES = 120
 """Residuals remembered."""
 
-SEEDS = 20
-"""Normal residuals to begin with."""
+SEEDS, WARY = 20, 1.3
+"""Normal residuals to begin with, and how many times wider they are: a model believes itself too much at first."""
 
 STEP = 0.02
 """How fast the level follows misses [Gibbs and Candès, gamma]."""
@@ -78,7 +78,8 @@ class Conformal:
     def __init__(self, target: float) -> None:
         self._miss = self._level = 1 - target
         normal = NormalDist()
-        self._scores = deque((normal.inv_cdf((place + 0.5) / SEEDS) for place in range(SEEDS)), maxlen=SCORES)
+        seeds = (WARY * normal.inv_cdf((place + 0.5) / SEEDS) for place in range(SEEDS))
+        self._scores = deque(seeds, maxlen=SCORES)
 
     @property
     def bounds(self) -> tuple[float, float]:

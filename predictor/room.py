@@ -46,7 +46,8 @@ class Room(Generic[PointT]):
 def make_room(model: CoRunModel, places: Sequence[Place[PointT]], job: Job) -> Room[PointT] | Refuse:
     """The cheapest place for the job; the first of `places` is the present point. `ValueError` without places.
 
-    A refusal names the smallest deadline and limit that any place could meet.
+    One whose prediction is sure goes before any that is not. A refusal names the smallest deadline and limit that any
+    place could meet.
     """
     if not places:
         raise ValueError("no place to look for room in")
@@ -58,7 +59,7 @@ def make_room(model: CoRunModel, places: Sequence[Place[PointT]], job: Job) -> R
             refusals.append(decision)
         else:
             rooms.append(Room(place, decision, _extra_j(places[0], place, decision, job)))
-    return min(rooms, key=lambda room: room.extra_j) if rooms else _refused(refusals)
+    return min(rooms, key=lambda room: (not room.decision.sure, room.extra_j)) if rooms else _refused(refusals)
 
 
 def _extra_j(here: Place[PointT], there: Place[PointT], decision: Admit | Pace, job: Job) -> float:

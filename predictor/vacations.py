@@ -52,53 +52,50 @@ class Vacations:
 
 
 class Absence:
-    """One replay's training: when it ran, what it is still owed in rest. Seconds throughout."""
+    """One replay's training, at a duty above 0: when the stretch in progress ends, and the rest after it; seconds."""
 
     def __init__(self, vacations: Vacations, seed: int) -> None:
         self._of = vacations
         self._draw = random.Random(seed).random  # noqa: S311 - a simulation, nothing secret
-        self._rest_until_s = -math.inf
+        self._until_s = self._rest_until_s = -math.inf
         self.trained_s = 0.0
         lengths = vacations.stretches_s
         self._mean_s = sum(lengths) / len(lengths)
         self._ends_s = list(accumulate(lengths))
-        self._rest = 1 / vacations.duty - 1 if vacations.duty else math.inf
+        self._rest = 1 / vacations.duty - 1
         self._slice_s = max(vacations.slice_s, self._mean_s)
 
     def extra_s(self, idle_from_s: float, arrival_s: float, start_s: float, service_s: float) -> float:
-        """What a batch takes longer whose first request arrived after idleness and that begins at `start_s`."""
-        if arrival_s <= idle_from_s:
-            return 0.0
-        before_s = self.trained_s
-        left_s = self._left_s(idle_from_s, arrival_s) - (start_s - arrival_s)
-        cold_s = self._of.cold * service_s if self.trained_s > before_s else 0.0
+        """What a batch takes longer that begins at `start_s`; the device served nobody from `idle_from_s` on."""
+        cold_s = 0.0
+        if arrival_s > idle_from_s and self._trains(idle_from_s, arrival_s):
+            cold_s = self._of.cold * service_s
+        left_s = self._until_s - start_s
         if left_s <= 0:
             return cold_s
         block = self._of.block
         return cold_s + (left_s if block >= 1 else min(block * left_s, service_s * block / (1 - block)))
 
-    def _left_s(self, idle_from_s: float, until_s: float) -> float:
-        """Train from the one moment to the other; what is left then of the stretch in progress, 0 while resting."""
-        begin_s = max(idle_from_s + LOOKS_S, self._rest_until_s)
-        if begin_s >= until_s:
-            return 0.0
-        since_s = until_s - begin_s
-        if self._rest <= 0:
-            left_s = self._residual_s(since_s)
-            self.trained_s += since_s + left_s
-            return left_s
-        cycle_s = self._slice_s * (1 + self._rest)
-        whole = since_s // cycle_s
-        self.trained_s += whole * self._slice_s
-        since_s -= whole * cycle_s
-        if since_s >= self._slice_s:
-            self.trained_s += self._slice_s
-            self._rest_until_s = until_s - since_s + cycle_s
-            return 0.0
-        left_s = self._residual_s(since_s)
-        self.trained_s += since_s + left_s
-        self._rest_until_s = until_s + left_s + (since_s + left_s) * self._rest
-        return left_s
+    def _trains(self, from_s: float, arrival_s: float) -> bool:
+        """Train while nobody is there, and on to the end of the stretch in progress; whether any training was done."""
+        begin_s = max(from_s + LOOKS_S, self._until_s, self._rest_until_s)
+        if begin_s >= arrival_s:
+            return False
+        since_s = arrival_s - begin_s
+        if self._rest:
+            cycle_s = self._slice_s * (1 + self._rest)
+            whole = since_s // cycle_s
+            self.trained_s += whole * self._slice_s
+            since_s -= whole * cycle_s
+            if since_s >= self._slice_s:
+                self.trained_s += self._slice_s
+                self._rest_until_s = arrival_s - since_s + cycle_s
+                return True
+        slice_s = since_s + self._residual_s(since_s)
+        self.trained_s += slice_s
+        self._until_s = arrival_s - since_s + slice_s
+        self._rest_until_s = self._until_s + slice_s * self._rest
+        return True
 
     def _residual_s(self, since_s: float) -> float:
         """What is left of the stretch in progress `since_s` after the first one began."""

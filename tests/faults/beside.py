@@ -115,23 +115,21 @@ class _Training:
 
     def __init__(self, truth: Truth, rng: random.Random, duty: float, slice_s: float) -> None:
         self._truth, self._rng, self._duty, self._slice_s = truth, rng, duty, slice_s
-        self._at, self._now_s, self._slice_began_s = 0, 0.0, 0.0
+        self._at, self._ends_s, self._next_s = 0, 0.0, 0.0
         self.trained_s = 0.0
 
     def until(self, idle_from_s: float, arrival_s: float) -> tuple[float, bool]:
-        """Train until a request arrives; when the operation in progress ends, and whether any ran."""
+        """Train until a request arrives; when the operation in progress ends, and whether any was begun."""
         if not self._duty or arrival_s <= idle_from_s:
-            return 0.0, False
-        now_s = max(self._now_s, idle_from_s + self._rng.uniform(0, 0.0006))
-        slice_s, ran = 0.0, False
+            return self._ends_s, False
+        now_s = max(self._next_s, self._ends_s, idle_from_s + self._rng.uniform(0, 0.0006))
+        slice_s, begun = 0.0, False
         while now_s < arrival_s:
             op_s = self._truth.ops_s[self._at] * math.exp(self._rng.gauss(0, 0.1))
             self._at = (self._at + 1) % len(self._truth.ops_s)
-            now_s, slice_s, ran = now_s + op_s, slice_s + op_s, True
+            now_s, slice_s, begun = now_s + op_s, slice_s + op_s, True
             self.trained_s += op_s
             if slice_s >= self._slice_s or now_s >= arrival_s:
-                self._now_s = now_s + slice_s * (1 / self._duty - 1)
-                if now_s >= arrival_s:
-                    return now_s, ran
-                now_s, slice_s = self._now_s, 0.0
-        return 0.0, ran
+                self._ends_s, self._next_s = now_s, now_s + slice_s * (1 / self._duty - 1)
+                now_s, slice_s = max(now_s, self._next_s), 0.0
+        return self._ends_s, begun

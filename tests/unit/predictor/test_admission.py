@@ -50,10 +50,10 @@ def test_room_to_spare_is_admitted() -> None:
 
 def test_some_room_is_paced() -> None:
     """Where every idle moment would be too much, a share of it is granted, in slices no shorter than a stretch."""
-    decision = asked([load(0.06)], 0.1)
+    decision = asked([load(0.07)], 0.1)
     assert isinstance(decision, Pace)
     assert 0 < decision.duty < 1
-    assert decision.latency_s <= 0.06
+    assert decision.latency_s <= 0.07
     assert decision.slice_s == 0.1
 
 
@@ -123,7 +123,7 @@ def test_training_between_two_models_needs_both_idle() -> None:
 @pytest.mark.parametrize("stretch_s", [0.01, 0.04, 0.2])
 def test_a_looser_objective_never_grants_less(stretch_s: float) -> None:
     """Monotone in the limit, from refusal to admission."""
-    shares = [duty(asked([load(limit_s)], stretch_s)) for limit_s in (0.01, 0.03, 0.06, 0.1, 0.5)]
+    shares = [duty(asked([load(limit_s)], stretch_s)) for limit_s in (0.01, 0.03, 0.06, 0.1, 1.0)]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert set(shares) <= {0.0, *DUTIES}

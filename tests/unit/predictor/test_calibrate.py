@@ -84,8 +84,8 @@ def test_intervals_hold_as_promised_whatever_the_residuals(shape: str) -> None:
     assert sum(held) / len(held) == pytest.approx(0.9, abs=0.03)
 
 
-def test_bounds_before_anything_was_seen_are_normal_ones() -> None:
-    """About 1.6 standard deviations to either side for nine in ten."""
+def test_bounds_before_anything_was_seen_are_wide_normal_ones() -> None:
+    """More than the 1.6 standard deviations to either side of nine in ten, as much to both."""
     low, high = Conformal(0.9).bounds
     assert -low == pytest.approx(high)
-    assert 1.4 < high < 2.0
+    assert 1.7 < high < 2.5

@@ -14,7 +14,7 @@ from predictor.nnls import CoRun, NnlsPredictor, Work
 from predictor.queueing import ServiceTimes, quantile, replay
 from tests.faults.beside import Truth, bursty, happens, poisson
 
-SERVICES = ServiceTimes({1: (0.009, 0.01, 0.012), 2: (0.014, 0.015)})
+SERVICES = ServiceTimes({1: (0.009, 0.01, 0.012) * 20, 2: (0.014, 0.015) * 20})
 OFTEN = tuple(poisson(20.0, 800, random.Random(5)))
 SERVING = Serving(OFTEN, SERVICES, 4)
 TRAINING = TrainingSlices((0.002, 0.02))

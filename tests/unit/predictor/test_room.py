@@ -37,9 +37,16 @@ def test_where_there_is_room_already_nothing_moves() -> None:
 
 def test_a_point_without_room_is_left_for_the_cheapest_that_has_some() -> None:
     """The slow point cannot keep the limit beside training; of two that can, the one with fewer joules is taken."""
-    slow = place("here", 2.0, 10.0, limit_s=0.03)
+    slow = place("here", 3.0, 10.0, limit_s=0.03)
     near, far = place("near", 1.0, 18.0, limit_s=0.03), place("far", 0.8, 40.0, limit_s=0.03)
     assert chosen(slow, far, near).place.point == "near"
+
+
+def test_a_sure_point_goes_before_a_cheap_one() -> None:
+    """Where the interval goes beyond the limit, a dearer point at which it does not is taken."""
+    tight, sure = place("here", 2.0, 10.0, limit_s=0.03), place("sure", 0.8, 40.0, limit_s=0.03)
+    assert not chosen(tight).decision.sure
+    assert chosen(tight, sure).place.point == "sure"
 
 
 def test_a_fast_point_pays_where_it_shortens_the_job() -> None:
