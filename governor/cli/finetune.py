@@ -9,14 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from telemetry.errors import JobInvalid, QueueFull, SpoolError, UnknownJob
-from telemetry.jobs import OPTIMIZERS, JobRequest, JobState, JobStatus
-from telemetry.spool import Spool, default_spool_dir
+from typing import TYPE_CHECKING, Any
 
 from . import DONE, NO, USAGE
 from .finetune_worker import add_worker
+
+if TYPE_CHECKING:
+    from telemetry.jobs import JobStatus
+    from telemetry.spool import Spool
 
 POLL_S = 0.5
 
@@ -74,7 +74,7 @@ def _add_submit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "not end as done; 2 if the request cannot be granted as it stands.",
     )
     submit.add_argument("model", metavar="MODEL", help="a model that is served with safetensors weights")
-    submit.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: adamw)")
+    submit.add_argument("--optimizer", choices=("adamw", "sgd"), help="(default: adamw)")
     submit.add_argument("--budget", metavar="BYTES|SHARE%", help="RAM of a step, or a share of its activations")
     for flag, name, kind, text in _FLAGS:
         submit.add_argument(flag, dest=name, type=kind, metavar="N", help=text)
@@ -97,6 +97,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def submit_handler(args: argparse.Namespace) -> int:
     """Queue a job."""
+    from telemetry.errors import JobInvalid, QueueFull
+    from telemetry.jobs import JobRequest
+
     spool = spool_of(args)
     try:
         job = spool.submit(JobRequest.from_json(asked(args)))
@@ -123,6 +126,8 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 
 def follow(spool: Spool, job: str, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> int:
     """Show a job's progress until it has ended; 1 unless it is done."""
+    from telemetry.jobs import JobState
+
     shown = ""
     while True:
         status = spool.status(job)
@@ -139,6 +144,8 @@ def follow(spool: Spool, job: str, as_json: bool, sleep: Callable[[float], None]
 
 def status_handler(args: argparse.Namespace) -> int:
     """Print how jobs stand; 2 for an id that no job has."""
+    from telemetry.errors import UnknownJob
+
     spool = spool_of(args)
     if args.job is None:
         jobs = spool.jobs()
@@ -157,6 +164,8 @@ def status_handler(args: argparse.Namespace) -> int:
 
 def cancel_handler(args: argparse.Namespace) -> int:
     """Ask for a job's end; 1 if it has ended already, 2 for an id that no job has."""
+    from telemetry.errors import UnknownJob
+
     spool = spool_of(args)
     try:
         asked_for = spool.cancel(args.job)
@@ -169,6 +178,8 @@ def cancel_handler(args: argparse.Namespace) -> int:
 
 def forget_handler(args: argparse.Namespace) -> int:
     """Erase a model's samples; 1 if there was nothing to erase."""
+    from telemetry.errors import SpoolError
+
     try:
         forgotten = spool_of(args).forget(args.model)
     except (SpoolError, OSError) as error:
@@ -185,6 +196,8 @@ def forget_handler(args: argparse.Namespace) -> int:
 
 def spool_of(args: argparse.Namespace) -> Spool:
     """The spool that the flags name."""
+    from telemetry.spool import Spool, default_spool_dir
+
     return Spool(args.spool_dir or default_spool_dir())
 
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,18 @@ from telemetry.spool import Spool
 WIDTH = 6
 REQUEST = JobRequest("tiny", epochs=3, batch=8, learning_rate=0.05, patience=0, seed=4)
 FIELDS = [Field("VALUES", "FP32", (WIDTH,))]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch as a worker has it; threads and random state are put back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def network() -> nn.Module:

@@ -36,13 +36,13 @@ from finetune.pacer import Free
 from telemetry.sample_store import SampleStore
 from telemetry.samples import Samples
 from telemetry.spool import Spool
-from tests.unit.finetune.jobs_made_up import FIELDS, REQUEST, another, made_up, network, store
+from tests.unit.finetune.jobs_made_up import FIELDS, REQUEST, another, made_up, network, one_thread, store
 
 
 @pytest.fixture(autouse=True)
-def random_state() -> Iterator[None]:
-    """Jobs seed torch's generator; other tests must not see that."""
-    with torch.random.fork_rng(devices=[]):
+def as_a_worker() -> Iterator[None]:
+    """One thread, as a worker has; jobs seed torch's generator, which other tests must not see."""
+    with one_thread():
         yield
 
 
@@ -102,7 +102,7 @@ def test_it_learns(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """What the made-up job comes to when nothing interrupts it."""
-    with torch.random.fork_rng(devices=[]):
+    with one_thread():
         return run(made_up(tmp_path_factory.mktemp("whole")))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from finetune.jobs.conditions import Surroundings
@@ -20,16 +19,16 @@ from telemetry.jobs import Conditions, JobRequest, JobState, JobStatus
 from telemetry.rundir import RunDir
 from telemetry.spool import Spool
 from telemetry.trainer_page import JobNotice, TrainerLimits, TrainerPage
-from tests.unit.finetune.jobs_made_up import REQUEST, TINY, serve, store
+from tests.unit.finetune.jobs_made_up import REQUEST, TINY, one_thread, serve, store
 
 LENIENT = replace(REQUEST, margin=1.0)
 ENDLESS = replace(REQUEST, epochs=1000, margin=1.0)
 
 
 @pytest.fixture(autouse=True)
-def random_state() -> Iterator[None]:
-    """Jobs seed torch's generator; other tests must not see that."""
-    with torch.random.fork_rng(devices=[]):
+def as_a_worker() -> Iterator[None]:
+    """One thread, as a worker has; jobs seed torch's generator, which other tests must not see."""
+    with one_thread():
         yield
 
 
