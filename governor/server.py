@@ -25,9 +25,11 @@ from .backend_folder import assemble_backends, assemble_repository, cache_folder
 from .canary import CANARY_S, answers, ask
 from .errors import ModelsFailed, ServerBusy, ServerFailed
 from .ports import ANY, Ports, claim
-from .server_process import end_server, start_server
+from .server_process import STOP_S, end_server, start_server
 from .serving import KEY_HEADER, SERVED, Served, grpc_headers, url, write_served
 
+HASTE_S = 2.0
+"""What the requests in flight get when a server is started anew."""
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 
 
@@ -147,9 +149,10 @@ class TritonServer:
     def restart(self) -> None:
         """End what is left of the server and start it anew, on the same ports and with the same key.
 
-        A model that does not answer its canary then is listed in `failed`. Raises `ServerBusy`, `ServerFailed`.
+        It is not waited for long: a server that has lost a stub never ends by itself. A model that does not answer its
+        canary then is listed in `failed`. Raises `ServerBusy`, `ServerFailed`.
         """
-        self._end()
+        self._end(HASTE_S)
         self._launch()
         self._await_ready()
         self.say()
@@ -248,7 +251,7 @@ class TritonServer:
         if (code := self.ended()) is not None:
             raise ServerFailed(f"tritonserver ended with {code} before it was ready", self.log_path)
 
-    def _end(self) -> None:
+    def _end(self, stop_s: float = STOP_S) -> None:
         if self._process is not None:
-            end_server(self._process, self._shm_prefix)
+            end_server(self._process, self._shm_prefix, stop_s)
             self._process = None

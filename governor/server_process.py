@@ -41,12 +41,12 @@ def start_server(
         )
 
 
-def end_server(process: subprocess.Popen[bytes], regions: str) -> None:
+def end_server(process: subprocess.Popen[bytes], regions: str, stop_s: float = STOP_S) -> None:
     """End a server and its stubs, by force if they do not go, and remove the shared memory named `regions...`."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
+            process.wait(stop_s)
     # the group is ours: the server and its stubs, whatever state they are in
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -122,6 +122,16 @@ MUTANTS = (
         "13", 5,
     ),
     Mutant(
+        "training that goes on beside a broken promise",
+        (Edit("predictor/pacing.py", "replace(self, now=0.0, ceiling=ceiling,", "replace(self, ceiling=ceiling,"),),
+        "25", 13,
+    ),
+    Mutant(
+        "training that is never refused",
+        (Edit("predictor/pacing.py", "BROKEN = 3", "BROKEN = 1_000"),),
+        "25", 13,
+    ),
+    Mutant(
         "a checkpoint that leaves its half behind",
         (Edit("telemetry/large_files.py", "        temporary.unlink(missing_ok=True)\n", ""),),
         "20", 30,

@@ -20,7 +20,10 @@ from .zygote import ROOT
 Json = dict[str, Any]
 HOST_S = 4.0
 """What a host may lose in a thinned run before a promise is called broken."""
-SOURCES = ("boards", "finetune", "governor", "predictor", "telemetry", "tests/faults", "tests/fixtures")
+SOURCES = (
+    "boards", "finetune", "governor", "model_repository", "predictor", "telemetry", "triton_backend", "tests/faults",
+    "tests/fixtures",
+)  # fmt: skip
 
 
 def digest(root: Path = ROOT, sources: Sequence[str] = SOURCES) -> str:

@@ -25,6 +25,7 @@ ROWS = {
         Row("11", "latency objective broken while exploring", 200, "exploring:broken", real=0, limit_s=5400.0, thin=39),
         Row("12", "load step x3 during a trial", 50, "exploring:stepped", real=0, thin=10),
         Row("13", "fit fails or takes long", 50, "fits:failing", real=0, thin=5),
+        Row("25", "predictor wrong by half", 100, "predictions:wrong", real=0, limit_s=2400.0, thin=13),
         Row("29", "metrics port taken", 10, "port:taken", thin=4),
         Row("1", "sysfs write EPERM or EACCES", 100, "writes:denied", thin=10),
         Row("2", "EBUSY or EAGAIN, once and lasting", 100, "writes:busy"),
@@ -39,6 +40,7 @@ ROWS = {
         ),
         Row("20", "disk full while checkpointing", 50, "resumes:disk_full", real=50, thin=9),
         Row("22", "fine-tuner killed at any instant", 300, "resumes:killed", real=300, limit_s=5400.0, thin=50),
-        Row("mutants", "safeguards taken away one by one", 22, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
+        Row("23", "Triton or a model's process killed", 100, "servers:killed", real=100, limit_s=1800.0, thin=13),
+        Row("mutants", "safeguards taken away one by one", 24, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
     )
 }
