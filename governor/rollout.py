@@ -13,6 +13,7 @@ same version when it is called for the same job again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -102,7 +103,7 @@ def publish_trained(
     before = samples_of(run_dir, model, base, watch_s)
     if trial is None:
         trial = Trial(versions.fresh, base, job)
-        versions.begin(trial, about or {}, lambda folder: _save(weights, folder / target.file))
+        _write(versions, trial, about or {}, weights, target)
     with watching(run_dir, model, trial.version, base):
         try:
             server.load(trial.version)
@@ -110,7 +111,7 @@ def publish_trained(
         except _Taken as error:
             return server.take_back(versions, trial, str(error))
     versions.accept()
-    versions.sweep(keep)
+    _sweep(versions, keep)
     log.info("%s: version %s is rolled out", model, trial.version)
     return RolledOut(trial.version, requests)
 
@@ -215,10 +216,29 @@ def _target(model: str, config: Any, repository: Path, version: int) -> Target:
     return Target(model, said.get("architecture", model), repository / model, file, version, slo)
 
 
-def _save(weights: Mapping[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
+def _write(
+    versions: Versions, trial: Trial, about: Mapping[str, Any], weights: Mapping[str, Tensor], target: Target
+) -> None:
+    """Write the version; a disk that is full may have room later."""
+    try:
+        versions.begin(trial, about, lambda folder: _save(weights, folder / target.file))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise CannotPublish(target.model, f"version {trial.version} was not written: {error}", waiting=full) from error
 
-    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, path)
+
+def _sweep(versions: Versions, keep: int) -> None:
+    try:
+        versions.sweep(keep)
+    except OSError as error:
+        log.warning("old versions stay: %s", error)
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save
+
+    # written by us: safetensors' own `save_file` does not say that a disk is full in terms of OSError
+    path.write_bytes(save({name: tensor.detach().contiguous() for name, tensor in weights.items()}))
 
 
 def _words(error: Exception) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from telemetry.rundir import RunDir
 SERVED, ROLLOUT = "serve.json", "rollout.json"
 KEY_HEADER = "teg-api-key"
 """HTTP header of the restricted interfaces; in gRPC metadata it is `triton-grpc-protocol-teg-api-key`."""
+
+
+log = logging.getLogger("teg.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,10 @@ def read_key(run_dir: Path) -> str:
 def watching(run_dir: Path, model: str, version: int, base: int) -> Iterator[None]:
     """Say for as long as the block lasts that a version is on trial: whoever may slow it down should not."""
     path = run_dir / ROLLOUT
-    durable.replace(path, json.dumps(asdict(Watched(os.getpid(), model, version, base))).encode())
+    try:
+        durable.replace(path, json.dumps(asdict(Watched(os.getpid(), model, version, base))).encode())
+    except OSError as error:
+        log.warning("nobody is told that version %s of %s is on trial: %s", version, model, error)
     try:
         yield
     finally:
