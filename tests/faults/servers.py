@@ -22,6 +22,7 @@ from governor.canary import CanaryFailed, ask
 from governor.serving import Served, read_served
 from telemetry.rundir import RunDir
 
+from .outages import held
 from .record import Tally
 from .stage import DEADLINE_S, due, until
 from .zygote import ROOT
@@ -56,10 +57,11 @@ class Running:
 
 
 def killed(tally: Tally) -> None:
-    """Row 23, the server's part: not ready within 5 s by a real inference, started again, counted, and named."""
+    """Row 23: not ready within 5 s by a real inference, started again, counted, and named; training held meanwhile."""
     with ThreadPoolExecutor(TOGETHER) as pool:
         for done in [pool.submit(_serve_and_kill, tally, number) for number in range(tally.few(26))]:
             done.result()
+    held(tally)
 
 
 def _serve_and_kill(tally: Tally, number: int) -> None:
