@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .interference import PRIOR, TERMS, Interference, bounded
 from .queueing import quantile
@@ -49,27 +47,39 @@ class Outlook:
 
 
 class Filter:
-    """The belief about the terms: a mean and a covariance, d terms and d x d."""
+    """The belief about the terms: a mean and a covariance, d and d x d; plain lists, as a governor needs no numpy."""
 
     def __init__(self) -> None:
         self.terms: Interference = PRIOR
-        self._prior: NDArray[np.float64] = np.diag([belief.sd**2 for belief in TERMS.values()])
-        self._covariance = self._prior.copy()
+        self._prior = [belief.sd**2 for belief in TERMS.values()]
+        self._covariance = [
+            [variance * (row == column) for column in range(len(TERMS))] for row, variance in enumerate(self._prior)
+        ]
 
     def variance(self, outlook: Outlook) -> float:
         """Variance of a measured log quantile around the predicted one."""
-        slope = np.asarray(outlook.gradient)
-        return float(slope @ self._covariance @ slope) + outlook.variance + MISFIT**2
+        return _dot(outlook.gradient, self._reach(outlook)) + outlook.variance + MISFIT**2
 
     def learn(self, outlook: Outlook, residual: float) -> None:
         """Move the terms towards what explains `residual`, log measured minus log predicted."""
-        slope, variance = np.asarray(outlook.gradient), self.variance(outlook)
+        reach, variance = self._reach(outlook), self.variance(outlook)
         most = WILD * math.sqrt(variance)
-        gain = self._covariance @ slope / variance
-        self.terms = Interference(bounded(np.asarray(self.terms.terms) + gain * min(most, max(-most, residual))))
-        kept = self._covariance - np.outer(gain, slope @ self._covariance)
-        # never less sure than before anything was seen
-        self._covariance = kept + FORGETTING * np.clip(np.diag(np.diag(self._prior - kept)), 0.0, None)
+        step = min(most, max(-most, residual)) / variance
+        moved = [term + moves * step for term, moves in zip(self.terms.terms, reach, strict=True)]
+        self.terms = Interference(bounded(moved))
+        for row, prior in enumerate(self._prior):
+            line = self._covariance[row]
+            line[:] = [known - reach[row] * moves / variance for known, moves in zip(line, reach, strict=True)]
+            # never less sure than before anything was seen
+            line[row] += FORGETTING * max(0.0, prior - line[row])
+
+    def _reach(self, outlook: Outlook) -> list[float]:
+        """Covariance of each term with the log quantile."""
+        return [_dot(line, outlook.gradient) for line in self._covariance]
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return sum(one * other for one, other in zip(left, right, strict=True))
 
 
 class Conformal:

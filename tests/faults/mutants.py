@@ -122,11 +122,6 @@ MUTANTS = (
         "13", 5,
     ),
     Mutant(
-        "training that goes on beside a broken promise",
-        (Edit("predictor/pacing.py", "replace(self, now=0.0, ceiling=ceiling,", "replace(self, ceiling=ceiling,"),),
-        "25", 13,
-    ),
-    Mutant(
         "training that is never refused",
         (Edit("predictor/pacing.py", "BROKEN = 3", "BROKEN = 1_000"),),
         "25", 13,

@@ -80,14 +80,14 @@ def wrong(tally: Tally) -> None:
 
 
 def _case(number: int) -> Case:
-    """A device whose operations last up to six times a request, and a promise that it keeps alone."""
+    """A device whose operations last up to ten times a request, and a promise that it keeps alone."""
     rng = random.Random(number)
     factor, stubborn = WRONG[number % 2], number % 4 >= 2
-    longest_s = rng.uniform(0.5, 6) * SERVICE_S
+    longest_s = rng.uniform(1, 10) * SERVICE_S
     ops_s = tuple(longest_s * rng.uniform(0.05, 1) for _ in range(20))
-    truth = Truth(SERVICE_S, shared=rng.choice((0.02, 0.5)), spells=0.05, ops_s=ops_s)
+    truth = Truth(SERVICE_S, shared=rng.choice((0.02, 0.3)), spells=0.05, ops_s=ops_s)
     alone = happens(truth, poisson(RATE_HZ, 600, rng), rng)
-    slo = Slo(0.95, rng.uniform(1.25, 2) * quantile(alone.latencies_s, 0.95), WINDOW_S)
+    slo = Slo(0.95, rng.uniform(1.2, 1.8) * quantile(alone.latencies_s, 0.95), WINDOW_S)
     fed, model = (1.0, Wrong(factor)) if stubborn else (factor, CoRunModel())
     serving = Serving(alone.arrivals_s[:400], alone.services.stretched(fed), truth.batch_limit)
     return Case(truth, slo, serving, model, fed, rng)

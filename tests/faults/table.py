@@ -41,6 +41,6 @@ ROWS = {
         Row("20", "disk full while checkpointing", 50, "resumes:disk_full", real=50, thin=9),
         Row("22", "fine-tuner killed at any instant", 300, "resumes:killed", real=300, limit_s=5400.0, thin=50),
         Row("23", "Triton or a model's process killed", 220, "servers:killed", real=120, limit_s=1800.0, thin=13),
-        Row("mutants", "safeguards taken away one by one", 24, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
+        Row("mutants", "safeguards taken away one by one", 23, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
     )
 }
