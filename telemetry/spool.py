@@ -213,12 +213,17 @@ class Spool:
 
     def end(self, status: JobStatus) -> None:
         """Write how a job has ended, and remove all that it worked with; for the worker."""
-        shutil.rmtree(self.work(status.id), ignore_errors=True)
         self.update(status)
+        shutil.rmtree(self.work(status.id), ignore_errors=True)
 
     def prune(self, keep: int = KEPT) -> None:
-        """Remove the records of jobs that have ended but for the last `keep`; for the worker."""
+        """Remove the records of jobs that have ended but for the last `keep`, and what killed workers left of others.
+
+        For the worker.
+        """
         ended = [status.id for status in self.jobs() if status.state.ended]
+        for job in ended:
+            shutil.rmtree(self.work(job), ignore_errors=True)
         for job in ended[: max(0, len(ended) - keep)]:
             shutil.rmtree(self.folder(job))
 

@@ -36,10 +36,11 @@ class PlanCache:
             return None
 
     def keep(self, plan: Plan) -> None:
-        """Keep a plan for the next job; raises `OSError` (disk full)."""
-        if plan.schedule:
+        """Keep a plan for the next job unless there is one; raises `OSError` (disk full)."""
+        path = self._path(plan.graph_digest)
+        if plan.schedule and not path.exists():
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            write_plan(self._path(plan.graph_digest), plan)
+            write_plan(path, plan)
 
     def _path(self, graph_digest: str) -> Path:
         key = f"{graph_digest} {self.batch} {self.board} {self.budget}"

@@ -119,6 +119,7 @@ class Worker:
             page = TrainerPage.create(self._run_dir.trainer_page)
             left.callback(page.remove)
             left.enter_context(Heart(page))
+            self._spool.prune()
             while not self._stopped():
                 status = self._next()
                 self._count(page)
@@ -189,6 +190,7 @@ class Worker:
             self._fail(attendance, "page-corrupted", error)
         except (PagesError, StepTorn, OSError) as error:
             self.faults[_kind(error)] += 1
+            log.warning("job %s: %s", status.id, error)
             back_off_s = self._settings.back_off_s * 2 ** (attendance.status.attempts - 1)
             self._pause(attendance, str(error), attempts=attendance.status.attempts, back_off_s=back_off_s)
         except (FinetuneError, SpoolError, ImportError, ValueError) as error:
