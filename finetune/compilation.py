@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,12 +27,16 @@ from .plan import Plan
 from .plan import plan as find_plan
 from .plan_file import read_plan
 from .planning.limits import ROOMY, limits_of
+from .planning.paging import needs
 from .problem import Limits, Only
-from .profile import Profile, problem_of
+from .profile import Profile, in_pieces, problem_of
 from .profile import profile as measure
 from .schedule import keep_everything
 from .splitting import make_interruptible
 from .train import TrainStep
+
+SLIM_S = 0.001
+"""Length of the pieces of an operation for whose workspace there is no room: short ones need little of it."""
 
 
 def compile(  # noqa: A001 - as `torch.compile`
@@ -87,7 +92,13 @@ def compile(  # noqa: A001 - as `torch.compile`
             profile = measure(captured, folder, functions=functions, sealed=sealed, progress=progress)
         progress("plan")
         only: Only = "both" if page_dir else "recompute"
-        plan = _plan(graph, profile, str(budget_bytes), deadline_s, quota_bytes, only)
+        find = partial(
+            _plan, graph, budget=str(budget_bytes), deadline_s=deadline_s, quota_bytes=quota_bytes, only=only
+        )
+        plan, slim = _found(captured, graph, profile, find)
+        functions = {**functions, **slim}
+    else:
+        functions = {**functions, **_slim(captured, plan)}
     if not plan.schedule:
         raise NoPlan(plan.why, plan.budget_bytes, plan.smallest_budget_bytes)
     lowered = lower(captured, graph, plan, functions)
@@ -110,6 +121,26 @@ def _sink(optimizer: Optimizer | None, clip_value: float | None) -> Sink:
     if clip_value is not None:
         raise ValueError("clip_value needs the optimizer in the step; without one clip .grad yourself")
     return Accumulating()
+
+
+def _found(captured: Captured, graph: Graph, known: Profile, find: Callable[[Profile], Plan]) -> tuple[Plan, Functions]:
+    """A plan, and what it needs in pieces: operations for which, as they are, the budget has no room."""
+    plan = find(known)
+    if plan.schedule:
+        return plan, {}
+    large = needs(problem_of(graph, known, Limits(plan.budget_bytes)))
+    names = [found.what for found in large if found.bytes > plan.budget_bytes]
+    slim = make_interruptible(captured, SLIM_S, only=names).functions
+    again = find(in_pieces(known, captured, slim)) if slim else plan
+    return (replace(again, in_pieces=tuple(slim)), slim) if again.schedule else (plan, {})
+
+
+def _slim(captured: Captured, plan: Plan) -> Functions:
+    """What a plan made before needs in pieces; raises `NoPlan` if this machine has no exact ones."""
+    slim = make_interruptible(captured, SLIM_S, only=plan.in_pieces).functions if plan.in_pieces else {}
+    if lacking := set(plan.in_pieces) - slim.keys():
+        raise NoPlan(f"no exact pieces here of {', '.join(sorted(lacking))}", plan.budget_bytes, None)
+    return slim
 
 
 def _plan(

@@ -44,7 +44,7 @@ class Plan:
     `costs_from`: what the joules rest on. `overhead_j`: joules above every op once and nothing else; `bound_j`: what no
     schedule of the class can undercut; `overhead_gap`: their distance as a share of the overhead. `matrices`: the same
     schedule in POET's terms, under `poet`. `workspace_bytes`: of each op, under `real`; with it a plan made elsewhere
-    runs within its budget.
+    runs within its budget. `in_pieces`: ops computed in pieces because there is no room for their workspace.
     """
 
     status: Status
@@ -66,6 +66,7 @@ class Plan:
     why: str = ""
     smallest_budget_bytes: int | None = None
     workspace_bytes: tuple[int, ...] = ()
+    in_pieces: tuple[str, ...] = ()
     matrices: Matrices | None = None
 
 

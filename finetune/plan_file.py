@@ -77,6 +77,7 @@ def parse_plan(found: object) -> Plan:
         why=_text(found, "why"),
         smallest_budget_bytes=_bytes_or_none(found, "smallest_budget_bytes"),
         workspace_bytes=_workspaces(found),
+        in_pieces=_names(found),
         matrices=_matrices(found),
     )
     if bool(plan.schedule) != (plan.energy_j is not None):
@@ -117,6 +118,13 @@ def _workspaces(found: dict[str, Any]) -> tuple[int, ...]:
     if not isinstance(values, list):
         raise PlanInvalid(f"workspace_bytes must be a list, got {values!r}")
     return tuple(int(_number({"workspace_bytes": value}, "workspace_bytes")) for value in values)
+
+
+def _names(found: dict[str, Any]) -> tuple[str, ...]:
+    values = found.get("in_pieces", [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise PlanInvalid(f"in_pieces must be a list of names, got {values!r}")
+    return tuple(values)
 
 
 def _matrices(found: dict[str, Any]) -> Matrices | None:

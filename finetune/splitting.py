@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -88,11 +88,14 @@ class Verified:
 
 
 def make_interruptible(
-    captured: Captured, longest_s: float = LONGEST_S, rules: Mapping[object, Rule] = RULES
+    captured: Captured,
+    longest_s: float = LONGEST_S,
+    rules: Mapping[object, Rule] = RULES,
+    only: Collection[str] | None = None,
 ) -> Pieces:
     """Pieces of about `longest_s` for each operation of the step that takes longer, where that changes no bit.
 
-    Takes the time of a few steps. The random state stays as it is.
+    Takes the time of a few steps. The random state stays as it is. `only`: these operations and no others.
     """
     functions: dict[str, Piecewise] = {}
     split, whole = [], []
@@ -101,7 +104,7 @@ def make_interruptible(
         draws = Draws(captured)
         for op in captured.graph.ops:
             action = captured.actions[op.name]
-            if not isinstance(action, Call):
+            if not isinstance(action, Call) or (only is not None and op.name not in only):
                 continue
             alike = (op.target, op.detail)
             if _touched_bytes(captured, action.node) < longest_s * SLOWEST_BYTES_PER_S:

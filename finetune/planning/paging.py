@@ -18,19 +18,23 @@ class WorkingSet:
     what: str
 
 
-def working_set(problem: Problem) -> WorkingSet:
-    """The most that one op needs at once: what it touches, its workspace, and what can never leave RAM."""
+def needs(problem: Problem) -> list[WorkingSet]:
+    """What each op needs at once: what it touches, its workspace, and what can never leave RAM; last the step's end."""
     graph = problem.graph
     sizes = [storage.size_bytes for storage in graph.storages]
     fixed = {number for number in graph.carried if not graph.storages[number].pageable}
-    at_end = fixed | {number for number, storage in enumerate(graph.storages) if storage.kept}
-    found = WorkingSet(sum(sizes[number] for number in at_end), "the end of the step")
+    found = []
     for number, op in enumerate(graph.ops):
         held = sum(sizes[storage] for storage in fixed.union(graph.touched(number)))
-        held += problem.costs.workspace_bytes[number] if problem.semantics == "real" else 0
-        if held > found.bytes:
-            found = WorkingSet(held, op.name)
-    return found
+        workspace = problem.costs.workspace_bytes[number] if problem.semantics == "real" else 0
+        found.append(WorkingSet(held + workspace, op.name))
+    at_end = fixed | {number for number, storage in enumerate(graph.storages) if storage.kept}
+    return [*found, WorkingSet(sum(sizes[number] for number in at_end), "the end of the step")]
+
+
+def working_set(problem: Problem) -> WorkingSet:
+    """The most that one op needs at once."""
+    return max(needs(problem), key=lambda found: found.bytes)
 
 
 def page_everything(graph: Graph) -> Schedule:
