@@ -38,13 +38,18 @@ class Job:
 class Admit:
     """The job may use every idle moment, and is done in `finish_s` seconds (infinity: not known yet).
 
-    `latency_s` is the quantile predicted beside it, of the model that comes closest to its limit; 0 if none is. Unless
-    `sure`, the interval of that prediction goes beyond the limit.
+    `latency_s` is the quantile predicted beside it, of the model that comes closest to its limit; 0 if none is.
+    `sure_duty` is the share at which the whole interval is within the limit; more than that is for windows to grant.
     """
 
     latency_s: float
     finish_s: float
-    sure: bool = True
+    sure_duty: float = 1.0
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval, too, leaves all of the idle time."""
+        return self.sure_duty >= DUTIES[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,12 @@ class Pace:
     slice_s: float
     latency_s: float
     finish_s: float
-    sure: bool = True
+    sure_duty: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval, too, leaves this share."""
+        return self.sure_duty >= self.duty
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +115,9 @@ class _Beside:
 def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, job: Job) -> Decision:
     """The largest share of idle time that training may take with every objective met, and the job done in time.
 
-    The upper end of the interval has to meet an objective. Where that is too uncertain for any share, or leaves too
-    little for the deadline, the prediction itself has to: windows beside training are what narrows the interval, and
-    the closed loop (`pacing`) watches them. The least share goes to training of which no stretch was measured yet.
-    `training.duty` and its `slice_s` are ignored. Loads without arrivals have nobody who waits.
+    The prediction has to meet an objective; the share at which its whole interval does is `sure_duty`, where the closed
+    loop (`pacing`) begins. The least share goes to training of which no stretch was measured yet. `training.duty` and
+    its `slice_s` are ignored. Loads without arrivals have nobody who waits.
     """
     loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
     for serving, objective in loads:
@@ -117,20 +126,18 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
             missed = f"the objective is missed without training: {alone_s:.4f} s of {objective.limit_s:.4f} s"
             return Refuse(_named(serving, missed), limit_s=alone_s)
     if not training.stretches_s:
-        return Pace(DUTIES[-1], SLICE_S, 0.0, math.inf, sure=False)
+        return Pace(DUTIES[-1], SLICE_S, 0.0, math.inf, 0.0)
     slice_s = max(SLICE_S, training.slowdown * max(training.stretches_s))
     tried: list[_Beside] = []
     for duty in DUTIES:
         tried.append(_beside(model, loads, replace(training, duty=duty, slice_s=slice_s)))
         if tried[-1].holds:
             break
-    hopeful = next((beside for beside in tried if beside.may_hold), None)
-    if hopeful is None:
+    found = next((beside for beside in tried if beside.may_hold), None)
+    if found is None:
         return _no_room(tried[-1])
-    work_s = training.slowdown * job.step_s * job.steps_left
-    careful = tried[-1] if tried[-1].may_hold else hopeful
-    found = careful if careful.finish_s(work_s) <= job.deadline_s else hopeful
-    return _in_time(found, slice_s, work_s, job.deadline_s)
+    sure_duty = tried[-1].duty if tried[-1].holds else 0.0
+    return _in_time(found, sure_duty, slice_s, training.slowdown * job.step_s * job.steps_left, job.deadline_s)
 
 
 def _beside(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices) -> _Beside:
@@ -140,15 +147,15 @@ def _beside(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices) 
     return _Beside(training.duty, bands, training.duty * idle)
 
 
-def _in_time(found: _Beside, slice_s: float, work_s: float, deadline_s: float) -> Decision:
+def _in_time(found: _Beside, sure_duty: float, slice_s: float, work_s: float, deadline_s: float) -> Decision:
     finish_s = found.finish_s(work_s)
     if finish_s > deadline_s:
         beside = f"{work_s:.1f} s of training take {finish_s:.1f} s beside this load"
         return Refuse(f"{beside}, the deadline is in {deadline_s:.1f} s", deadline_s=finish_s)
     latency_s = found.tightest[0].latency_s if found.bands else 0.0
     if found.duty == DUTIES[0]:
-        return Admit(latency_s, finish_s, found.holds)
-    return Pace(found.duty, slice_s, latency_s, finish_s, found.holds)
+        return Admit(latency_s, finish_s, sure_duty)
+    return Pace(found.duty, slice_s, latency_s, finish_s, sure_duty)
 
 
 def _no_room(found: _Beside) -> Refuse:

@@ -16,7 +16,7 @@ from .admission import Admit, Pace
 from .vacations import SLICE_S
 
 FIRST = 0.25
-"""Duty to begin with where a prediction is not sure, or after a broken window, if as much is allowed."""
+"""Duty to begin with where no more is sure, and after a broken window, if as much is allowed."""
 
 LEAST = 0.05
 """Less is nothing."""
@@ -74,7 +74,7 @@ class Duty:
     def granted(cls, decision: Admit | Pace) -> Duty:
         """The loop at the beginning of a job."""
         most, slice_s = _most(decision)
-        return cls(most, slice_s, most if decision.sure else min(most, FIRST))
+        return cls(most, slice_s, min(most, max(FIRST, decision.sure_duty)))
 
     def regranted(self, decision: Admit | Pace) -> Duty:
         """The same loop under a new decision, with everything it has learnt."""

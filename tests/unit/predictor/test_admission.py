@@ -83,12 +83,13 @@ def test_a_deadline_out_of_reach_is_refused_with_the_smallest_one_within() -> No
     assert isinstance(asked([load(0.2)], 0.005, Job(0.1, 600, refused.deadline_s)), Admit)
 
 
-def test_a_deadline_may_take_what_the_interval_leaves_open() -> None:
-    """A share that is predicted to fit, though not surely, is granted only where the deadline needs it."""
-    patient, pressed = asked([load(0.04)], 0.012), asked([load(0.04)], 0.012, Job(0.1, 100, deadline_s=13.0))
-    assert duty(patient) < duty(pressed) == 1.0
-    assert isinstance(pressed, Admit)
-    assert not pressed.sure
+def test_what_the_interval_leaves_open_is_not_sure() -> None:
+    """A share that is predicted to fit is granted; how much of it surely fits is said beside it."""
+    open_, sure = asked([load(0.04)], 0.012), asked([load(0.2)], 0.005)
+    assert isinstance(open_, Admit)
+    assert isinstance(sure, Admit)
+    assert open_.sure_duty < sure.sure_duty == 1.0
+    assert (open_.sure, sure.sure) == (False, True)
 
 
 def test_nobody_served_is_nobody_disturbed() -> None:

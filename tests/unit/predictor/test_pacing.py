@@ -22,7 +22,7 @@ def after(duty: Duty, shares: Iterable[float], begin_s: float = 0.0) -> list[Dut
 
 
 def start(most: float = 1.0) -> Duty:
-    return Duty.granted(Pace(most, 0.05, 0.01, 10.0, sure=False))
+    return Duty.granted(Pace(most, 0.05, 0.01, 10.0, 0.0))
 
 
 def test_it_begins_small_and_grows_with_clean_windows_up_to_what_was_predicted() -> None:
@@ -36,9 +36,11 @@ def test_it_begins_small_and_grows_with_clean_windows_up_to_what_was_predicted()
 
 
 def test_a_sure_prediction_is_taken_at_its_word() -> None:
-    """At once, and only until a window breaks."""
-    begun = Duty.granted(Pace(0.75, 0.05, 0.01, 10.0))
-    assert begun.now == 0.75
+    """At once, and only until a window breaks; what is less sure is for windows to grant."""
+    begun = Duty.granted(Pace(0.75, 0.05, 0.01, 10.0, 0.5))
+    assert begun.now == 0.5
+    assert Duty.granted(Admit(0.01, 10.0)).now == 1.0
+    assert begun.after(Window(0.5), WINDOW_S).now == 0.75
     assert begun.after(Window(1.1), WINDOW_S).now == 0.0
 
 
@@ -101,7 +103,7 @@ def test_a_new_decision_keeps_what_was_learnt() -> None:
     states = after(start(), [0.5] * 10 + [1.2, 0.5])
     regranted = states[-1].regranted(Admit(0.01, 1.0))
     assert (regranted.ceiling, regranted.broken) == (states[-1].ceiling, 1)
-    assert states[-1].regranted(Pace(0.1, 0.2, 0.01, 1.0)).limits.duty == 0.1
+    assert states[-1].regranted(Pace(0.1, 0.2, 0.01, 1.0, 0.1)).limits.duty == 0.1
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.3, 2.0])

@@ -38,7 +38,7 @@ def test_where_there_is_room_already_nothing_moves() -> None:
 def test_a_point_without_room_is_left_for_the_cheapest_that_has_some() -> None:
     """The slow point cannot keep the limit beside training; of two that can, the one with fewer joules is taken."""
     slow = place("here", 3.0, 10.0, limit_s=0.03)
-    near, far = place("near", 1.0, 18.0, limit_s=0.03), place("far", 0.8, 40.0, limit_s=0.03)
+    near, far = place("near", 1.0, 18.0, limit_s=0.05), place("far", 0.8, 40.0, limit_s=0.05)
     assert chosen(slow, far, near).place.point == "near"
 
 
