@@ -35,7 +35,7 @@ class Serving:
     """One served model: a trace of arrivals in seconds, its service times measured *without* training, its batching.
 
     `slowdown` is how many times longer a batch takes at the clocks asked about than at those it was measured at.
-    Calibration is kept apart for each `name`.
+    Calibration is kept apart for each `name`. Raises `ValueError` where a figure makes no sense.
     """
 
     arrivals_s: Sequence[float]
@@ -44,6 +44,12 @@ class Serving:
     batch_wait_s: float = 0.0
     slowdown: float = 1.0
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_limit < 1:
+            raise ValueError(f"batch_limit must be at least 1, not {self.batch_limit}")
+        if not 0 < self.slowdown < math.inf:
+            raise ValueError(f"slowdown must be positive and finite, not {self.slowdown}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,13 @@ def test_what_is_no_measurement_is_refused(measured_s: float, requests: int) -> 
         CoRunModel().observe(SERVING, None, 0.95, measured_s, requests)
 
 
+@pytest.mark.parametrize(("wrong", "named"), [({"batch_limit": 0}, "batch_limit"), ({"slowdown": 0.0}, "slowdown")])
+def test_loads_that_make_no_sense_are_refused(wrong: dict[str, float], named: str) -> None:
+    """With the name of the figure."""
+    with pytest.raises(ValueError, match=named):
+        replace(SERVING, **wrong)  # type: ignore[arg-type]
+
+
 def judged(truth: Truth, seed: int, windows: int = 24, requests: int = 700) -> tuple[list[Band], list[float], float]:
     """Bands before each window, what was measured, and the mean relative difference between two repeats."""
     rng, model, bands, measured_s, repeats = random.Random(seed), CoRunModel(), [], [], 0.0
