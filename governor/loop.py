@@ -88,8 +88,9 @@ class Governor:
         self.status.training = self._training.standing
         self._course: Course | None = None
         self._demand = Demand(config)
+        self._present: set[str] = set()
         self._silent: set[str] = set()
-        """Served models that have fallen silent."""
+        """Instances at the last look, and those of them that have fallen silent."""
         self._comes_back = False
         """Whether some of them died, so that what is served next is to be treated with care."""
         self._asked_s = self._served_s = float("-inf")
@@ -149,7 +150,9 @@ class Governor:
         elif now.board is None:
             self._start_over("clockd")
         elif infos.keys() != (known := self._course.tuning.instances).keys():
-            self._comes_back |= bool(self._silent & known.keys())
+            if self._comes_back:
+                # who starts it again needs the machine at once, not when the lease has expired
+                self._hand.release()
             self._start_over("instances")
         elif any(replace(info, version=known[name].version) != known[name] for name, info in infos.items()):
             self._start_over("version")
@@ -161,17 +164,18 @@ class Governor:
                 self._start_over(self._course.over)
 
     def _listen(self, now: Snapshot) -> None:
-        """Note who is silent, and when something was last asked."""
+        """Note who is silent, and when something was last asked for."""
         now_s = self._clock()
         if now.instances:
             self._served_s = now_s
-        if any(view.samples or view.in_flight for view in now.instances):
-            self._asked_s = now_s
         present = {view.info.instance for view in now.instances}
+        if present - self._present or any(view.samples or view.in_flight for view in now.instances):
+            self._asked_s = now_s  # who was just started is about to be
         silent = {view.info.instance for view in now.instances if view.silent_s > SILENT_S}
         for name in silent - self._silent:
             self.status.fault("silent", f"{name} has not been heard of for {SILENT_S:g} s")
-        self._silent = silent | (self._silent - present)
+        self._comes_back |= bool(self._silent - present)
+        self._present, self._silent = present, silent
         self.status.server_faults = dict(now.server_faults) or self.status.server_faults
 
     def _train(self, now: Snapshot) -> None:
