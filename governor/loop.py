@@ -38,6 +38,8 @@ from .tuning import Tuning
 RETRY_S = 1.0
 SILENT_S = 0.5
 """A served model that has not beaten for so long, five times what is due, has died or hangs."""
+THROTTLED_S = 30.0
+"""For how long nothing trains after a sign of throttling."""
 UNASKED_S, UNSERVED_S = 30.0, 60.0
 """With no tuning under way, training may run once nothing has been asked, or nothing served, for so long."""
 
@@ -93,7 +95,8 @@ class Governor:
         """Instances at the last look, and those of them that have fallen silent."""
         self._comes_back = False
         """Whether some of them died, so that what is served next is to be treated with care."""
-        self._asked_s = self._served_s = float("-inf")
+        self._asked_s = self._served_s = self._throttled_s = float("-inf")
+        self._throttles: int | None = None
         self._until_s = 0.0
         self._foreign = Backoff(config.cooldown_s)
         self._foreign_changes: int | None = None
@@ -174,6 +177,10 @@ class Governor:
         silent = {view.info.instance for view in now.instances if view.silent_s > SILENT_S}
         for name in silent - self._silent:
             self.status.fault("silent", f"{name} has not been heard of for {SILENT_S:g} s")
+        throttles = now.board.throttle_events if now.board else None
+        if None not in (throttles, self._throttles) and throttles != self._throttles:
+            self._throttled_s = now_s
+        self._throttles = throttles
         self._comes_back |= bool(self._silent - present)
         self._present, self._silent = present, silent
         self.status.server_faults = dict(now.server_faults) or self.status.server_faults
@@ -188,6 +195,10 @@ class Governor:
         now_s, phase = self._clock(), self.status.phase
         if any(view.silent_s > SILENT_S for view in now.instances):
             return "a served model is silent"
+        if "blind" in self.status.alarms:
+            return "no temperature can be read"
+        if now_s - self._throttled_s < THROTTLED_S:
+            return "the board has throttled"
         if now.rollout:
             return f"a new version of {now.rollout} is on trial"
         if self._course is not None:

@@ -15,7 +15,7 @@ import pytest
 from device import SLO_S, TICK_S, Device, config, rehearsed, scale, simulation
 
 from governor.cli.status import status_text
-from governor.loop import UNASKED_S, UNSERVED_S
+from governor.loop import THROTTLED_S, UNASKED_S, UNSERVED_S
 from governor.published import training_of
 from governor.simulated_trainer import SimulatedTrainer
 from governor.status import Phase
@@ -191,6 +191,20 @@ def test_a_trial_into_which_training_ran_is_none(tmp_path: Path) -> None:
         world.trainer.busy_s += 0.05
         device.until_phase(Phase.HOLDING)
         assert device.outcomes == ["training", "feasible", "feasible"]
+
+
+def test_nothing_trains_while_the_board_throttles_or_is_blind(tmp_path: Path) -> None:
+    """Training is what warms it most, and what can wait best."""
+    with held(tmp_path, steps=100_000) as device:
+        trainer_of(device).wants = True
+        device.until(lambda: device.status.training.limits.duty > 0, 60.0)
+        device.world.board.throttle_events += 1
+        device.run(TICK_S)
+        assert device.status.training.limits.reason == "the board has throttled"
+        device.until(lambda: device.status.training.limits.duty > 0, THROTTLED_S + 1.0)
+        device.world.board.blind = True
+        device.until(lambda: device.status.training.limits.duty == 0, 3.0)
+        assert device.status.training.limits.reason == "no temperature can be read"
 
 
 def test_nothing_trains_while_a_served_model_is_silent(tmp_path: Path) -> None:
