@@ -22,7 +22,7 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from governor.server import TritonServer
-from telemetry.rundir import RunDir
+from telemetry.instance_page import InstancePage
 from telemetry.spool import JobState, Spool, read_samples
 
 Client = grpc.InferenceServerClient
@@ -86,6 +86,11 @@ def command(client: Any, about: object, model: str = "finetune") -> dict[str, An
     return ask(client, [tensor("COMMAND", text(json.dumps(about)))], model)
 
 
+def stub_of(served: TritonServer) -> int:
+    """The process of the model, however late it beats on a busy host."""
+    return InstancePage.open(served.run_dir.instance_page("finetune_0_0")).pid
+
+
 def stored(spool: Spool, model: str = "digits_cnn") -> list[tuple[float, int]]:
     """The first value and the label of every sample."""
     found = read_samples(spool.samples(model))
@@ -114,7 +119,7 @@ def test_tokens(client: Client, spool: Spool) -> None:
 
 def test_good_and_bad_at_once(served: TritonServer, client: Client, spool: Spool) -> None:
     """Of many requests at once each bad one is refused alone, each good one stored once, and the process lives on."""
-    (before,) = (page.pid for page in served.run_dir.open_instances() if page.path.stem == "finetune_0_0")
+    before = stub_of(served)
     good = [samples([number % 10], float(number)) for number in range(60)]
     bad = [samples([10], 0.5), samples([1], float("nan")), samples([1], float("inf")), samples([1], 0.5, "nobody")]
     bad += [[tensor("COMMAND", text(broken))] for broken in ("{", "[]", '{"job": "no such job"}')]
@@ -134,8 +139,7 @@ def test_good_and_bad_at_once(served: TritonServer, client: Client, spool: Spool
         list(pool.map(send, mixed))
     assert codes == {"stored": 60, "StatusCode.INVALID_ARGUMENT": 60}
     assert sorted(stored(spool)) == [(float(number), number % 10) for number in range(60)]
-    (after,) = (page.pid for page in served.run_dir.open_instances() if page.path.stem == "finetune_0_0")
-    assert after == before
+    assert stub_of(served) == before
 
 
 def test_a_job(client: Client, spool: Spool) -> None:
@@ -183,9 +187,8 @@ def test_what_was_answered_survives_a_kill(served: TritonServer, spool: Spool, e
 
     teacher = threading.Thread(target=teach)
     teacher.start()
-    eventually(lambda: len(answered) > 50)
-    (page,) = (page for page in served.run_dir.open_instances() if page.path.stem == "finetune_0_0")
-    os.kill(page.pid, signal.SIGKILL)
+    eventually(lambda: len(answered) > 50, within_s=120.0)
+    os.kill(stub_of(served), signal.SIGKILL)
     teacher.join()
     found = [int(value) for value, _ in stored(spool)]
     assert len(found) == len(set(found))
@@ -200,7 +203,6 @@ def test_what_was_answered_survives_a_kill(served: TritonServer, spool: Spool, e
 
 def test_it_is_nothing_to_govern(served: TritonServer) -> None:
     """Its instance says that it works for no board and promises nothing."""
-    infos = {page.path.stem: page.info for page in RunDir(served.run_dir.root).open_instances()}
-    info = infos["finetune_0_0"]
+    info = InstancePage.open(served.run_dir.instance_page("finetune_0_0")).info
     assert info is not None
     assert (info.virtual_workload, info.slo_s) == ("none", 0.0)
