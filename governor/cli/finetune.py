@@ -24,14 +24,14 @@ _FLAGS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("--epochs", "epochs", int, "times over the samples, at most (default: 4)"),
     ("--batch", "batch", int, "samples a step (default: 16)"),
     ("--learning-rate", "learning_rate", float, "(default: 0.001)"),
-    ("--deadline", "deadline_s", float, "seconds from now; time in which the machine is off does not count"),
+    ("--deadline-s", "deadline_s", float, "seconds from now; time in which the machine is off does not count"),
     ("--validation-share", "validation_share", float, "share of the samples held out (default: 0.2)"),
     ("--patience", "patience", int, "stop after so many epochs without a better one; 0: never (default: 3)"),
     ("--margin", "margin", float, "accuracy that may be lost against the serving version (default: 0)"),
     ("--seed", "seed", int, "of the split, the order and dropout (default: 0)"),
 )
 _CONDITIONS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
-    ("--only-idle", "only_idle_s", float, "train when no request came for so many seconds"),
+    ("--only-idle-s", "only_idle_s", float, "train when no request came for so many seconds"),
     ("--below-celsius", "below_celsius", float, "train while no zone of the board is hotter"),
     ("--window", "window", str, "train between two local times: 22:00-06:00"),
 )
@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Erase all stored samples of a model, end its jobs, and erase what they hold of them. What was "
         "published stays. Exit code 1 if there was nothing.",
     )
-    forget.add_argument("model", metavar="MODEL")
+    forget.add_argument("--model", required=True, metavar="NAME")
     forget.set_defaults(handler=forget_handler)
     for verb in (status, cancel, forget):
         _add_common(verb)
@@ -73,7 +73,7 @@ def _add_submit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Queue a job and print its id. Exit codes: 1 if the queue is full, or with --wait if the job does "
         "not end as done; 2 if the request cannot be granted as it stands.",
     )
-    submit.add_argument("model", metavar="MODEL", help="a model that is served with safetensors weights")
+    submit.add_argument("--model", required=True, metavar="NAME", help="a model served with safetensors weights")
     submit.add_argument("--optimizer", choices=("adamw", "sgd"), help="(default: adamw)")
     submit.add_argument("--budget", metavar="BYTES|SHARE%", help="RAM of a step, or a share of its activations")
     for flag, name, kind, text in _FLAGS:
