@@ -17,15 +17,15 @@ from .demand import Demand
 from .drift import Drift
 from .holding import Finding, Holding
 from .latency import HOPELESS
-from .lessons import key_of, load_of, other_load
+from .lessons import load_of, other_load
 from .points import Point, Proposal
 from .reader import Snapshot
 from .requests import LATER, Means, Requests
 from .setbacks import Backoff
+from .spots import Spot, spots_of
 from .status import Phase
 from .thoughts import Thoughts
-from .training import Spot
-from .trial import Feasible, Invalid, TrialRecord, Violated
+from .trial import Invalid, TrialRecord, Violated
 from .tuning import Tuning
 from .watch import Watch
 
@@ -39,8 +39,6 @@ WARM_S = 300.0
 """For how long training's heat may be in the board."""
 GRACE_S = 1.0
 """What waits hopelessly beside training may do so for as long after that has been stopped."""
-SPOTS = 6
-"""Points among which room for a job is looked for, besides the one held."""
 CLEAN = 2.0
 """Windows at the fastest point after a breach: wherever windows begin, one of them lies within whole, and is kept."""
 
@@ -103,21 +101,9 @@ class Keeper:
             self._go_on()
 
     def spots(self) -> list[Spot]:
-        """Where a job may have room: the point held, then the cheapest of those that kept the objective in a trial."""
-        rate_hz, held = sum(self._load_hz.values()), self._status.point
-        kept = [trial for trial in self.tuning.lessons.current if isinstance(trial.outcome, Feasible)]
-        prices = {key_of(trial.point): trial.energy_j or 0.0 for trial in kept}
-        others = sorted((trial for trial in kept if trial.point != held), key=lambda trial: trial.energy_j or 0.0)
-        points = [held, *(trial.point for trial in others[:SPOTS] if not self._avoided(trial.point))]
-        return [
-            Spot(
-                point,
-                self.tuning.clocks(point),
-                self.tuning.batch_limits(point),
-                rate_hz * prices.get(key_of(point), self._status.best.energy_j if self._status.best else 0.0),
-            )
-            for point in points
-        ]
+        """Where a job may have room."""
+        status = self._status
+        return spots_of(self.tuning, status.point, status.best, sum(self._load_hz.values()), self._clock())
 
     def come_back(self) -> None:
         """What is served had died: keep the fastest point until it is well again."""
@@ -136,9 +122,6 @@ class Keeper:
         """The point that is held when no job needs another one."""
         best = self._status.best
         return dict(best.point) if best else self.tuning.fastest()
-
-    def _avoided(self, point: Point) -> bool:
-        return self.tuning.lessons.avoided(point, self._clock())
 
     def _moved(self, now: Snapshot) -> bool:
         """Go where a job has room, and back once it is over; whether the point was changed."""

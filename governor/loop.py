@@ -28,6 +28,7 @@ from .demand import ENOUGH_ARRIVALS, Demand
 from .errors import ClockdUnavailable, GovernorError, LeaseLost, LeaseRefused
 from .hand import Clocks, Hand
 from .points import MakeSearch, bayesian_search
+from .presence import Presence
 from .reader import Snapshot
 from .requests import Means
 from .setbacks import Backoff
@@ -36,12 +37,6 @@ from .training import Training
 from .tuning import Tuning
 
 RETRY_S = 1.0
-SILENT_S = 0.5
-"""A served model that has not beaten for so long, five times what is due, has died or hangs."""
-THROTTLED_S = 30.0
-"""For how long nothing trains after a sign of throttling."""
-UNASKED_S, UNSERVED_S = 30.0, 60.0
-"""With no tuning under way, training may run once nothing has been asked, or nothing served, for so long."""
 
 log = logging.getLogger("teg.governor")
 
@@ -90,13 +85,7 @@ class Governor:
         self.status.training = self._training.standing
         self._course: Course | None = None
         self._demand = Demand(config)
-        self._present: set[str] = set()
-        self._silent: set[str] = set()
-        """Instances at the last look, and those of them that have fallen silent."""
-        self._comes_back = False
-        """Whether some of them died, so that what is served next is to be treated with care."""
-        self._asked_s = self._served_s = self._throttled_s = float("-inf")
-        self._throttles: int | None = None
+        self._presence = Presence(self.status, clock)
         self._until_s = 0.0
         self._foreign = Backoff(config.cooldown_s)
         self._foreign_changes: int | None = None
@@ -115,7 +104,7 @@ class Governor:
         """One step. A fault is counted, the trial it fell into is lost, and the governor starts over by itself."""
         try:
             now = self._reader.read()
-            self._listen(now)
+            self._presence.look(now)
             self._step(now)
             self._train(now)
         except LeaseRefused as error:
@@ -153,7 +142,7 @@ class Governor:
         elif now.board is None:
             self._start_over("clockd")
         elif infos.keys() != (known := self._course.tuning.instances).keys():
-            if self._comes_back:
+            if self._presence.comes_back:
                 # who starts it again needs the machine at once, not when the lease has expired
                 self._hand.release()
             self._start_over("instances")
@@ -166,47 +155,11 @@ class Governor:
             if self._course.over:
                 self._start_over(self._course.over)
 
-    def _listen(self, now: Snapshot) -> None:
-        """Note who is silent, and when something was last asked for."""
-        now_s = self._clock()
-        if now.instances:
-            self._served_s = now_s
-        present = {view.info.instance for view in now.instances}
-        if present - self._present or any(view.samples or view.in_flight for view in now.instances):
-            self._asked_s = now_s  # who was just started is about to be
-        silent = {view.info.instance for view in now.instances if view.silent_s > SILENT_S}
-        for name in silent - self._silent:
-            self.status.fault("silent", f"{name} has not been heard of for {SILENT_S:g} s")
-        throttles = now.board.throttle_events if now.board else None
-        if None not in (throttles, self._throttles) and throttles != self._throttles:
-            self._throttled_s = now_s
-        self._throttles = throttles
-        self._comes_back |= bool(self._silent - present)
-        self._present, self._silent = present, silent
-        self.status.server_faults = dict(now.server_faults) or self.status.server_faults
-
     def _train(self, now: Snapshot) -> None:
         """Say what training may take."""
-        spots = self._course.spots if self._course else tuple
-        self._training.tick(now, self._demand.slos, self._why_not_train(now), self._hand.point, spots)
-
-    def _why_not_train(self, now: Snapshot) -> str:
-        """Why nothing may train now, in words; empty if that is for the predictor to say."""
-        now_s, phase = self._clock(), self.status.phase
-        if any(view.silent_s > SILENT_S for view in now.instances):
-            return "a served model is silent"
-        if "blind" in self.status.alarms:
-            return "no temperature can be read"
-        if now_s - self._throttled_s < THROTTLED_S:
-            return "the board has throttled"
-        if now.rollout:
-            return f"a new version of {now.rollout} is on trial"
-        if self._course is not None:
-            words = {Phase.HOLDING: "", Phase.COOLING: "something that went wrong is waited out"}
-            return words.get(phase, "tuning")
-        if not now.instances:
-            return "what was served has gone" if now_s - self._served_s < UNSERVED_S else ""
-        return f"waiting {self.status.detail}" if now_s - self._asked_s < UNASKED_S else ""
+        course = self._course
+        why_not = self._presence.why_not_train(now, tuning=course is not None)
+        self._training.tick(now, self._demand.slos, why_not, self._hand.point, course.spots if course else tuple)
 
     def _keep(self) -> bool:
         """Renew the lease; False if it was taken back because somebody else changed a clock."""
@@ -249,8 +202,8 @@ class Governor:
         self.status.verdict, self.status.paused = "", False
         things = self.config, self._clocks, self._hand, self.status, self._executor, self._clock, self._training
         self._course = Course(Means(*things), tuning, self._demand)
-        if self._comes_back:
-            self._comes_back = False
+        if self._presence.comes_back:
+            self._presence.comes_back = False
             self._course.come_back()
 
     def _changed_by_others(self, board: BoardReading | None) -> bool:

@@ -11,20 +11,22 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from predictor.admission import Admit, Decision, Job, Load, Objective, Refuse
-from predictor.corun import CoRunModel, TrainingSlices
+from predictor.corun import TrainingSlices
 from predictor.pacing import Duty, Window
-from predictor.room import Place, Room, make_room
+from predictor.room import Place
 from telemetry.trainer_page import JobNotice, TrainerLimits
 
 from .beside import Beside, Heard
+from .foresight import Foresight, Found
 from .guard import Slo
 from .points import Point
 from .quiet import ENOUGH, Quiet
 from .reader import Snapshot, TrainerView
+from .spots import Spot
 
 TTL_S, EVERY_S = 2.0, 0.25
 """How long limits last, and how often they are written again."""
@@ -42,16 +44,6 @@ STRETCHES = 256
 TOLD = 20
 """Requests of a window from which the predictor learns."""
 UNASKED, THINKING, MOVING = "nothing wants to train", "measuring what requests take alone", "making room"
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A point where a job may have room: its clocks, batch limits by instance, and watts of serving there alone."""
-
-    point: Point
-    clocks: Hashable
-    batch_limits: Mapping[str, int]
-    serving_w: float
 
 
 @dataclass(slots=True)
@@ -85,19 +77,16 @@ class Training:
         fault: Callable[[str, str], None],
     ) -> None:
         self.standing = TrainingStatus()
-        self.model = CoRunModel()
         self.disturbed_s = -math.inf
         """When training last had the device."""
-        self._write, self._executor, self._clock, self._fault = write, executor, clock, fault
-        self._quiet, self._beside = Quiet(), Beside()
+        self._write, self._clock, self._fault = write, clock, fault
+        self._quiet, self._beside, self._foresight = Quiet(), Beside(), Foresight(executor, fault)
         self._clocks: Hashable = None
         self._from_s = self._written_s = self._wanted_s = -math.inf
         """Since when these clocks are in force; when limits were last written; when the job last wanted to train."""
         self._busy_ns = 0
         self._stretches_s: deque[float] = deque(maxlen=STRETCHES)
-        self._lessons: list[Future[object]] = []
         self._job = ""
-        self._thought: Future[Room[Spot | None] | Refuse] | None = None
         self._decision: Decision | None = None
         self._room: Spot | None = None
         self._duty: Duty | None = None
@@ -134,14 +123,18 @@ class Training:
         self._see(now.trainer)
         self._quiet.forget({view.info.instance for view in now.instances})
         self._quiet.add(now.instances, clocks, max(self._from_s, self.disturbed_s))
-        self._collect()
+        if (found := self._foresight.take()) is not None:
+            self._take(found)
+        known = self._foresight.error
+        self.standing.error_ratio, self.standing.held_ratio = known.mape, known.held_share
         phase, limits = self._decided(now, slos, held, spots)
         self._say(phase, limits)
         return limits
 
     def leave(self) -> None:
         """Nothing is governed any more: no point is any job's place, and what was decided is thought over."""
-        self._room = self._decision = self._thought = None
+        self._foresight.drop()
+        self._room = self._decision = None
         self._again_s = -math.inf
 
     def no_room(self, why: str) -> None:
@@ -154,7 +147,8 @@ class Training:
         self._job = job
         self._stretches_s.clear()
         self.standing.longest_s = 0.0
-        self._thought = self._decision = self._room = self._duty = None
+        self._foresight.drop()
+        self._decision = self._room = self._duty = None
         self._again_s = -math.inf
         self._pace = (math.inf, 0)
 
@@ -188,7 +182,7 @@ class Training:
         heard = self._beside.add(now.instances, slos, now.now_ns)
         if heard is not None:
             self._learn(heard, slos)
-        if self._thought is None and self._clock() >= self._again_s:
+        if not self._foresight.busy and self._clock() >= self._again_s:
             self._think(now, slos, spots)
         if self._room is not None and self._room.clocks != self._clocks:
             return "thinking", _hold(MOVING)
@@ -213,8 +207,7 @@ class Training:
         for name, latency_s in heard.latency_s.items():
             serving = self._quiet.serving(name, self._clocks)
             if serving is not None and heard.requests[name] >= TOLD:
-                told = (serving, training, slos[name].quantile, latency_s, heard.requests[name])
-                self._lessons.append(self._executor.submit(self.model.observe, *told))
+                self._foresight.learn(serving, training, slos[name].quantile, latency_s, heard.requests[name])
 
     def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
         """Let the predictor say where there is room, once it is known what requests take alone."""
@@ -229,7 +222,7 @@ class Training:
         job = Job(notice.step_s, notice.steps_left, left_s - min(RAMP_S, left_s / 4))
         if places:
             self._pace = self._clock(), notice.steps_left
-            self._thought = self._executor.submit(make_room, self.model, places, job)
+            self._foresight.ask(places, job)
 
     def _candidates(self, spots: Callable[[], Sequence[Spot]]) -> list[Spot | None]:
         """The present point, and others unless the job has found its place already."""
@@ -268,26 +261,7 @@ class Training:
         stretches_s = tuple(self._stretches_s) or (self.standing.longest_s or STRETCH_S,)
         return TrainingSlices(stretches_s, duty, slice_s=slice_s, slowdown=slowdown)
 
-    def _collect(self) -> None:
-        """Take up what was thought and learnt meanwhile."""
-        done = [lesson for lesson in self._lessons if lesson.done()]
-        self._lessons = [lesson for lesson in self._lessons if not lesson.done()]
-        for lesson in done:
-            if (error := lesson.exception()) is not None:
-                self._fault("predictor", f"a window taught nothing: {error!r}")
-        if done:
-            known = self.model.error
-            self.standing.error_ratio, self.standing.held_ratio = known.mape, known.held_share
-        if self._thought is None or not self._thought.done():
-            return
-        thought, self._thought = self._thought, None
-        if (error := thought.exception()) is not None:
-            self._fault("predictor", f"no decision: {error!r}")
-            self._decision, self._again_s = Refuse("the predictor failed"), self._clock() + REFUSED_S
-        else:
-            self._take(thought.result())
-
-    def _take(self, found: Room[Spot | None] | Refuse) -> None:
+    def _take(self, found: Found) -> None:
         now_s = self._clock()
         if isinstance(found, Refuse):
             # who has begun and will be late had better go on than stop

@@ -15,7 +15,7 @@ import pytest
 from device import SLO_S, TICK_S, Device, config, rehearsed, scale, simulation
 
 from governor.cli.status import status_text
-from governor.loop import THROTTLED_S, UNASKED_S, UNSERVED_S
+from governor.presence import THROTTLED_S, UNASKED_S, UNSERVED_S
 from governor.published import training_of
 from governor.simulated_trainer import SimulatedTrainer
 from governor.status import Phase
