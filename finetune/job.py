@@ -207,8 +207,8 @@ class Session:
 
         Raises `Diverged`, and what a `TrainStep` raises: then go on from the checkpoint, in another session.
         """
-        batch = self.data.training_batch(next(self._order), self._looks)
-        self._looks.end()
+        with self._looks:
+            batch = self.data.training_batch(next(self._order), self._looks)
         try:
             loss = float(self._step(*batch))
             self._not_finite = 0
@@ -223,8 +223,8 @@ class Session:
     def save(self) -> None:
         """Write the checkpoint; raises `OSError` (disk full) with the one before still there."""
         state = self._state(self._optimizer, data=self._order.state_dict(), extra=_extra(self.progress))
-        save(self.job.checkpoint, state, borrow=self._step.borrowed, pause=self._looks)
-        self._looks.end()
+        with self._looks:
+            save(self.job.checkpoint, state, borrow=self._step.borrowed, pause=self._looks)
 
     def trained(self) -> Trained:
         """The best weights; raises `NotBetter` if the version that serves is better by more than the margin."""
@@ -241,8 +241,8 @@ class Session:
             better = self._progress.best is None or found > self._progress.best
             if better:
                 # before the checkpoint that speaks of it: a job killed in between makes the same once more
-                save(self.job.best, self._state(None), pause=self._looks)
-                self._looks.end()
+                with self._looks:
+                    save(self.job.best, self._state(None), pause=self._looks)
         best, since = (found, 0) if better else (self._progress.best, self._progress.since_best + 1)
         self._progress = replace(self._progress, best=best, epoch=self._progress.epoch + 1, since_best=since)
 

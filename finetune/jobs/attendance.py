@@ -130,6 +130,11 @@ class Attendance:
         """A step is done."""
         self._world.page.step_done()
 
+    def publishing(self) -> None:
+        """Training is over; nobody need make room for it any more."""
+        self.tell(reason="publishing")
+        self._world.page.write_notice(JobNotice(self.status.id, self.status.request.model))
+
     def idle(self) -> None:
         """Within a long wait at the gate, called a few times a second."""
         self.look(force=True)

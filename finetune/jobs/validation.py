@@ -26,24 +26,32 @@ class Score:
 
 
 class Looks:
-    """Looks up between pieces of work that no plan runs, as the executor does between operations of one that does."""
+    """Looks up between pieces of work that no plan runs, as the executor does between operations of one that does.
+
+    A context around that work, to be called between its pieces.
+    """
 
     def __init__(self, pacer: Pacer, clock: Callable[[], float] = time.monotonic) -> None:
         self._pacer, self._clock = pacer, clock
-        self._since_s = clock()
+        self._since_s = 0.0
         self.waited_s = 0.0
+
+    def __enter__(self) -> Looks:
+        self._since_s = self._clock()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._account()
 
     def __call__(self, *_: object) -> None:
         """Wait if somebody else should compute."""
         if not self._pacer.clear():
-            self.end()
+            self._account()
             self.waited_s += self._pacer.wait()
             self._since_s = self._clock()
 
-    def end(self) -> None:
-        """Account for the work since the last wait."""
+    def _account(self) -> None:
         self._pacer.slice_done(self._clock() - self._since_s)
-        self._since_s = self._clock()
 
 
 def score(model: nn.Module, data: Dataset, pacer: Pacer) -> Score:
@@ -52,14 +60,13 @@ def score(model: nn.Module, data: Dataset, pacer: Pacer) -> Score:
     One sample at a time, as a request would come, with a look up after every module: inference waits for one module.
     """
     looks, right, loss = Looks(pacer), 0, 0.0
-    with _evaluating(model, looks), torch.inference_mode():
+    with looks, _evaluating(model, looks), torch.inference_mode():
         for number in data.held_out:
             looks()
             *inputs, label = data.batch([number])
             logits = model(*inputs)
             loss += float(functional.cross_entropy(logits, label))
             right += int(logits.argmax(1).eq(label))
-    looks.end()
     return Score(right / len(data.held_out), -loss / len(data.held_out))
 
 

@@ -139,8 +139,9 @@ class Worker:
 
     def _next(self) -> JobStatus | None:
         """The job to work on now, None if there is none; those that cannot be worked on are ended here."""
-        now = self._surroundings()
-        for status in self._open():
+        now, jobs = self._surroundings(), self._open()
+        begun = {status.request.model: status.id for status in jobs if status.steps}
+        for status in jobs:
             left_s, deadline_s = status.deadline_left_s, status.request.deadline_s
             if self._spool.cancelled(status.id):
                 self._end(status, JobState.CANCELLED, "cancelled")
@@ -148,7 +149,7 @@ class Worker:
                 self._end(status, JobState.FAILED, str(DeadlineMissed(deadline_s, None)))
             elif self._clock() < self._not_before_s.get(status.id, 0.0):
                 continue
-            elif reason := unmet(status.request.conditions, now):
+            elif reason := unmet(status.request.conditions, now) or _behind(status, begun):
                 if reason != status.reason:
                     self._spool.update(replace(status, state=_waiting(status), reason=reason))
             else:
@@ -249,7 +250,7 @@ class Worker:
             write_weights(self._spool.weights(status.id), trained.weights)
             self._end(status, JobState.DONE, f"not published; the weights are in {self._spool.weights(status.id)}")
             return
-        attendance.tell(reason="publishing")
+        attendance.publishing()
         about = {
             "job": status.id,
             "from_version": serving.version,
@@ -289,6 +290,12 @@ class Worker:
 def _waiting(status: JobStatus) -> JobState:
     """How a job waits: `paused` once it had begun to train."""
     return JobState.PAUSED if status.steps else JobState.QUEUED
+
+
+def _behind(status: JobStatus, begun: Mapping[str, str]) -> str:
+    """Jobs of one model come one after another: each begins with the weights that the one before it has left."""
+    first = begun.get(status.request.model, status.id)
+    return "" if first == status.id else f"job {first} of this model has begun"
 
 
 def _kind(error: Exception) -> str:
