@@ -27,20 +27,20 @@ RATE_HZ = 60.0
 BASELINE_S = 12.0
 LONGEST_S = 300.0
 """No act outlasts this."""
-TRIALS, TRIAL_S = 10, 2.5
-QUIET_S = 20.0
+TRIALS, TRIAL_S = 12, 2.5
+QUIET_S = 30.0
 """Served without training, before the job and after it: the floor."""
 TAUGHT, TAUGHT_ROWS, TAUGHT_GAP_S = 1200, 16, 0.15
 WATCH_S = 10.0
 """How long a new version is watched before it stays."""
-JOB: dict[str, Any] = {"epochs": 20, "batch": 32, "learning_rate": 2e-3, "optimizer": "adamw", "budget": "50%"}
-JOB |= {"validation_share": 0.2, "seed": 0, "deadline_s": 180.0}
+JOB: dict[str, Any] = {"epochs": 24, "batch": 32, "learning_rate": 2e-3, "optimizer": "adamw", "budget": "50%"}
+JOB |= {"validation_share": 0.2, "patience": 6, "seed": 0, "deadline_s": 240.0}
 OVER = ("done", "failed", "cancelled")
 LOOK_S = 0.25
 
 
-class Late(Exception):
-    """An act did not end in time; the message says what was waited for."""
+class Spoiled(Exception):
+    """The story took another turn: the message says which."""
 
 
 @dataclass(slots=True)
@@ -142,12 +142,14 @@ class Demo:
                 say(line)
             return state["state"] in OVER
 
-        self._await(f"the job's end (state: {said})", over)
+        self._await("the job's end", over)
         self.story.done_s = self.watcher.mark(self.story.job["state"])
+        if self.story.job["state"] != "done":
+            raise Spoiled(f"the job ended as {said}")
 
     def give_back(self) -> None:
         """Until the governor holds the tuned point again."""
-        self._await("the tuned clocks again", lambda: self._standing().get("point") == self.story.tuned_point)
+        self._await("the tuned point again", lambda: self._standing().get("point") == self.story.tuned_point)
         self.story.returned_s = self.watcher.mark("the tuned point again")
 
     def _places(self) -> list[str]:
@@ -160,7 +162,7 @@ class Demo:
         deadline_s = time.monotonic() + LONGEST_S
         while not reached():
             if time.monotonic() > deadline_s:
-                raise Late(f"{what} did not come within {LONGEST_S:.0f} s")
+                raise Spoiled(f"{what} did not come within {LONGEST_S:.0f} s")
             time.sleep(LOOK_S)
 
 
