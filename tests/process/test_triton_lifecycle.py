@@ -78,8 +78,12 @@ def teg_serve(repository: Path, run_dir: RunDir, tmp_path: Path) -> Iterator[Ser
 
     yield start
     for process in started:
-        process.kill()
-        process.wait()
+        process.terminate()  # killed, it would leave shared memory behind where a stub has died
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def state_of(run_dir: RunDir) -> dict[str, Any]:
