@@ -14,8 +14,8 @@ from telemetry.spool import Spool
 from telemetry.trainer_page import JobNotice, TrainerPage
 
 from ..errors import DeadlineMissed
-from ..job import Session
 from .conditions import Surroundings, unmet
+from .session import Session
 
 LOOK_S = 0.25
 """How often it is looked whether the job may go on."""

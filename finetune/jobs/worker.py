@@ -13,12 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
 
-from torch import Tensor
-
-from model_repository.architectures import Architecture
 from telemetry.errors import SpoolError
 from telemetry.jobs import JobState, JobStatus
 from telemetry.rundir import RunDir
@@ -26,11 +21,13 @@ from telemetry.spool import Spool
 from telemetry.trainer_page import JobNotice, TrainerPage
 
 from ..errors import DeadlineMissed, FinetuneError, PageCorrupted, PagesError, StepTorn
-from ..job import CHECKPOINT_S, LONGEST_S, Job, Trained, prepare
+from ..job import CHECKPOINT_S, LONGEST_S, Job, prepare
 from ..pacer import Gate, Heart
 from .attendance import Attendance, Cancelled, GaveWay, Stopped, World
 from .background import in_background
 from .conditions import Surroundings, unmet
+from .publisher import NotServed, Publisher, Serving
+from .session import Trained
 from .weights import write_weights
 
 POLL_S = 0.5
@@ -38,43 +35,6 @@ POLL_S = 0.5
 ATTEMPTS = 5
 """How often a job is taken up without getting on."""
 log = logging.getLogger("teg.finetune")
-
-
-class NotServed(Exception):
-    """A model cannot be trained or published now; `waiting`: it may be later."""
-
-    def __init__(self, why: str, *, waiting: bool) -> None:
-        self.waiting = waiting
-        super().__init__(why)
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """The version of a model that serves: its architecture, and its weights as safetensors beside their digest."""
-
-    architecture: Architecture
-    weights: Path
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What became of trained weights: the new version, or None and why it was taken back."""
-
-    version: int | None
-    reason: str = ""
-
-
-class Publisher(Protocol):
-    """Where weights come from and go to."""
-
-    def serving(self, model: str) -> Serving:
-        """The version that serves; raises `NotServed`."""
-        ...
-
-    def publish(self, model: str, job: str, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
-        """Have weights served as the next version, once for each job; raises `NotServed`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

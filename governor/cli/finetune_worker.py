@@ -17,7 +17,7 @@ from . import DONE, REFUSED
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finetune.jobs.worker import Published, Serving
+    from finetune.jobs.publisher import Published, Serving
 
 
 def add_worker(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +83,7 @@ class Rollout:
 
     def serving(self, model: str) -> Serving:
         """The version that serves; raises `NotServed`."""
-        from finetune.jobs.worker import NotServed, Serving
+        from finetune.jobs.publisher import NotServed, Serving
         from governor.errors import CannotPublish
         from governor.rollout import find_target
         from model_repository.architectures import UnknownArchitecture, architecture
@@ -98,7 +98,7 @@ class Rollout:
 
     def publish(self, model: str, job: str, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
         """Have weights served as the next version, if they serve no worse; raises `NotServed`."""
-        from finetune.jobs.worker import NotServed, Published
+        from finetune.jobs.publisher import NotServed, Published
         from governor.errors import CannotPublish
         from governor.rollout import publish_trained
         from governor.versions import RolledOut

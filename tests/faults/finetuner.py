@@ -24,7 +24,8 @@ from finetune.capturing.optimizer import with_optimizer
 from finetune.executing.lower import judged
 from finetune.jobs.conditions import Surroundings
 from finetune.jobs.plans import PlanCache
-from finetune.jobs.worker import Published, Serving, Settings, Worker
+from finetune.jobs.publisher import Published, Serving
+from finetune.jobs.worker import Settings, Worker
 from finetune.plan import Plan
 from finetune.planning.limits import ROOMY
 from finetune.planning.paging import page_everything

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -28,8 +29,9 @@ from finetune.errors import (
     TooFewSamples,
     WeightsRefused,
 )
-from finetune.job import Job, Trained, prepare, run
+from finetune.job import Job, prepare, run
 from finetune.jobs.dataset import Dataset
+from finetune.jobs.session import Trained
 from finetune.jobs.validation import Score, score
 from finetune.jobs.weights import read_served
 from finetune.pacer import Free
@@ -310,3 +312,22 @@ def test_the_split_is_the_seeds(tmp_path: Path) -> None:
     assert len(splits[0].held_out) == 30
     assert sorted((*splits[0].held_out, *splits[0].training)) == list(range(100))
     assert splits[0].held_out == splits[1].held_out != splits[2].held_out
+
+
+def test_time_is_accounted_for_once(tmp_path: Path) -> None:
+    """What the pacer is told of training adds up to no more than the time that training took, batches and all."""
+    job = made_up(tmp_path)
+    told: list[float] = []
+
+    class Listening(Free):
+        def slice_done(self, busy_s: float) -> None:
+            told.append(busy_s)
+
+    with prepare(job, Listening()) as session:
+        told.clear()
+        begun_s = time.monotonic()
+        while not session.finished:
+            session.advance()
+        session.save()
+        took_s = time.monotonic() - begun_s
+    assert 0.5 * took_s < sum(told) <= took_s

@@ -13,7 +13,8 @@ import pytest
 from torch import Tensor
 
 from finetune.jobs.conditions import Surroundings
-from finetune.jobs.worker import ATTEMPTS, NotServed, Published, Serving, Settings, Worker
+from finetune.jobs.publisher import NotServed, Published, Serving
+from finetune.jobs.worker import ATTEMPTS, Settings, Worker
 from telemetry.errors import WorkerBusy
 from telemetry.jobs import Conditions, JobRequest, JobState, JobStatus
 from telemetry.rundir import RunDir
@@ -40,6 +41,8 @@ class Shelf:
     refusals: list[Exception] = field(default_factory=list)
     answer: Published = field(default_factory=lambda: Published(2))
     published: list[tuple[str, str, Mapping[str, Tensor], Mapping[str, Any]]] = field(default_factory=list)
+    during: Callable[[], None] = lambda: None
+    """Called while a version is on trial."""
     asked: int = 0
 
     def serving(self, model: str) -> Serving:
@@ -49,6 +52,7 @@ class Shelf:
         return Serving(TINY, self.weights, 1)
 
     def publish(self, model: str, job: str, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Published:
+        self.during()
         self.published.append((model, job, dict(weights), about))
         return self.answer
 
@@ -340,3 +344,35 @@ def test_one_worker_at_a_time(scene: Scene) -> None:
     """A second worker of the same spool is refused."""
     with scene.spool.working(), pytest.raises(WorkerBusy):
         scene.worker().run()
+
+
+def test_jobs_of_one_model_come_one_after_another(scene: Scene) -> None:
+    """A job does not begin while another of its model is paused: it would undo what that one is about to publish."""
+    cold = replace(LENIENT, conditions=Conditions(below_celsius=50))
+    first, second = scene.submit(cold), scene.submit()
+    scene.spool.update(replace(status_of(scene, first), state=JobState.PAUSED, steps=18, reason="60 °C"))
+    scene.surroundings = Surroundings(0.0, None, 60.0, 0)
+
+    def watch(seen: Scene) -> None:
+        if "has begun" in status_of(seen, second).reason:
+            seen.surroundings = Surroundings(0.0, None, 40.0, 0)
+
+    scene.watch = watch
+    scene.worker().run(once=True)
+    assert [published[1] for published in scene.shelf.published] == [first, second]
+    assert (second, JobState.QUEUED, f"job {first} of this model has begun") in scene.states
+
+
+def test_nobody_makes_room_for_a_job_that_is_published(scene: Scene) -> None:
+    """While a version is on trial the page names the job and wants nothing."""
+    scene.submit()
+    notices = []
+
+    def during() -> None:
+        page = TrainerPage.open(scene.run_dir.trainer_page)
+        notices.append(page.notice)
+        page.close()
+
+    scene.shelf.during = during
+    scene.worker().run(once=True)
+    assert [(bool(notice.job), notice.wants) for notice in notices] == [(True, False)]
