@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from . import durable
+from . import durable, job_records
 from .errors import JobInvalid, QueueFull, SpoolDamaged, UnknownJob, WorkerBusy
 from .jobs import Conditions, JobRequest, JobState, JobStatus
 from .sample_store import LIMIT_BYTES, Policy, SampleStore
@@ -117,11 +115,11 @@ class Spool:
                 raise QueueFull(self.max_jobs)
             job = _new_id()
             left = None if request.deadline_s is None else Noted(request.deadline_s, self._uptime())
-            content = {"number": self._next_number(), "request": request.to_json(), **_deadline_json(left)}
+            content = {"number": self._next_number(), "request": request.to_json(), **job_records.deadline_json(left)}
             draft = self._jobs / f".{job}.new"
             try:
                 make_private(draft)
-                _write(draft / _REQUEST, content)
+                job_records.write(draft / _REQUEST, content)
                 draft.rename(self.folder(job))
             except OSError:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -133,14 +131,14 @@ class Spool:
         """How a job stands; raises `UnknownJob`. One whose record is damaged has failed."""
         folder = self.folder(job)
         try:
-            asked, told = _read(folder / _REQUEST), _read(folder / _STATUS)
+            asked, told = job_records.read(folder / _REQUEST), job_records.read(folder / _STATUS)
             if asked is None:
                 raise UnknownJob(job)
             if told is None:
                 status = JobStatus(job, JobRequest.from_json(asked["request"]))
             else:
                 status = JobStatus.from_json(told["status"])
-            noted = _deadline(told or asked)
+            noted = job_records.deadline(told or asked)
         except (JobInvalid, SpoolDamaged, KeyError, TypeError, ValueError) as error:
             return JobStatus(job, JobRequest("damaged"), JobState.FAILED, f"its record is damaged: {error}")
         if noted is not None and not status.state.ended:
@@ -205,11 +203,13 @@ class Spool:
         folder = self.folder(status.id)
         noted = None
         with contextlib.suppress(SpoolDamaged, KeyError, TypeError, ValueError):
-            noted = _deadline(_read(folder / _STATUS) or _read(folder / _REQUEST) or {})
+            noted = job_records.deadline(
+                job_records.read(folder / _STATUS) or job_records.read(folder / _REQUEST) or {}
+            )
         if noted is not None:
             now = self._uptime()
             noted = Noted(left_s(noted, now), now)
-        _write(folder / _STATUS, {"status": status.to_json(), **_deadline_json(noted)})
+        job_records.write(folder / _STATUS, {"status": status.to_json(), **job_records.deadline_json(noted)})
 
     def end(self, status: JobStatus) -> None:
         """Write how a job has ended, and remove all that it worked with; for the worker."""
@@ -263,7 +263,7 @@ class Spool:
 
     def _number(self, job: str) -> int:
         with contextlib.suppress(SpoolDamaged, TypeError, ValueError):
-            return int((_read(self._jobs / job / _REQUEST) or {}).get("number", 0))
+            return int((job_records.read(self._jobs / job / _REQUEST) or {}).get("number", 0))
         return 0
 
     def _next_number(self) -> int:
@@ -293,31 +293,3 @@ def _new_id() -> str:
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    durable.replace(path, json.dumps(content, separators=(",", ":")).encode() + b"\n", mode=0o600)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record, None if there is none; raises `SpoolDamaged` if it is not one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SpoolDamaged(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise SpoolDamaged(path, "not a JSON object")
-    return content
-
-
-def _deadline_json(noted: Noted | None) -> dict[str, Any]:
-    return {"deadline": noted and asdict(noted)}
-
-
-def _deadline(record: Mapping[str, Any]) -> Noted | None:
-    row = record.get("deadline")
-    if row is None:
-        return None
-    return Noted(float(row["left_s"]), Uptime(str(row["moment"]["boot"]), float(row["moment"]["at_s"])))
