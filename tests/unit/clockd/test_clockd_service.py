@@ -22,9 +22,9 @@ from governor.clockd.service import Clockd
 from governor.clockd.virtual_load import VirtualLoad
 from telemetry.board_page import BoardPage, BoardReading
 from telemetry.durable import encode, read_log
-from telemetry.instance_page import Counter, InstanceInfo, InstancePage
+from telemetry.instance_page import BOOKS, Counter, InstanceInfo, InstancePage
 from telemetry.rundir import RunDir
-from telemetry.trainer_page import TrainerPage
+from telemetry.trainer_page import JobNotice, TrainerPage
 
 LOW = {"gpu_hz": 408_000_000, "gpu_min_hz": 306_000_000, "emc_hz": 665_600_000, "cpu_hz": 960_000_000, "cores": 4}
 GPU_MAX = "/sys/class/devfreq/17000000.gpu/max_freq"
@@ -601,6 +601,27 @@ def test_training_is_charged(desk: Desk) -> None:
     expected = desk.board.workloads["resnet"].busy_power_w(desk.board.observe(), 16, training=True)
     assert desk.reading().power_w == pytest.approx(expected, abs=0.3)
     assert expected > at_rest + 10
+
+
+def test_training_is_slowed_down_as_the_model_that_it_trains(desk: Desk) -> None:
+    """By the training surface at the clocks in force, told whenever they change; what keeps books is no load."""
+    trainer = TrainerPage.create(desk.run_dir.trainer_page)
+    desk.pages.append(trainer)
+    desk.instance("books_0_0", BOOKS)
+    desk.instance("first_0_0", "resnet")
+    page = desk.instance("second_0_0", "bert")
+    page.write_info(InstanceInfo("second", "1", "second_0_0", "bert", 8, 0, 0.0, 0.99, 1.0))
+    desk.run(1.0)
+    assert trainer.slowdown == pytest.approx(1.0)
+    desk.lease(ttl_ms=5000)
+    desk.run(TICK_S)
+    assert trainer.slowdown == pytest.approx(desk.board.slowdowns("resnet", (16,), training=True)[0], rel=1e-5)
+    trainer.write_notice(JobNotice("job", "second"))
+    desk.run(TICK_S)
+    assert trainer.slowdown == pytest.approx(desk.board.slowdowns("bert", (16,), training=True)[0], rel=1e-5)
+    assert not desk.load.unknown_workloads
+    desk.load.close()
+    assert trainer.slowdown == 0.0
 
 
 def test_a_bad_sensor_leaves_a_gap_and_not_a_number(desk: Desk) -> None:
