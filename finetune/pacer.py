@@ -81,8 +81,8 @@ class Watched:
     def __init__(self, run_dir: RunDir) -> None:
         self._run_dir = run_dir
         self._scanned_ns: int | None = None
-        self._pages: dict[tuple[str, int], InstancePage] = {}
-        self.pages: tuple[InstancePage, ...] = ()
+        self._open: dict[tuple[str, int], tuple[InstancePage, memoryview]] = {}
+        self._served: tuple[tuple[InstancePage, memoryview], ...] = ()
 
     def look(self, now_ns: int) -> None:
         """Open the pages that came and let go of those that went, now and then."""
@@ -90,30 +90,31 @@ class Watched:
             return
         self._scanned_ns = now_ns
         found = {key for path in self._run_dir.instances.glob("*.page") if (key := _key(path))}
-        for gone in self._pages.keys() - found:
-            self._pages.pop(gone).close()
-        for key in sorted(found - self._pages.keys()):
+        for gone in self._open.keys() - found:
+            _let_go(*self._open.pop(gone))
+        for key in sorted(found - self._open.keys()):
             try:
-                self._pages[key] = InstancePage.open(self._run_dir.instances / key[0])
+                page = InstancePage.open(self._run_dir.instances / key[0])
             except PageError:
                 continue
-        served = (page for page in self._pages.values() if (info := page.info) is None or info.served)
-        self.pages = tuple(served)
+            self._open[key] = page, page.gate
+        served = (entry for entry in self._open.values() if (info := entry[0].info) is None or info.served)
+        self._served = tuple(served)
 
-    def busy(self, now_ns: int) -> bool:
-        """Whether a live instance has a request in flight."""
-        return any(page.in_flight and page.alive(now_ns) for page in self.pages)
+    def gates(self, now_ns: int) -> tuple[memoryview, ...]:
+        """The words that say how many requests are in flight, of instances that live; good until the next `look`."""
+        return tuple(gate for page, gate in self._served if page.alive(now_ns))
 
     def silent(self, now_ns: int) -> bool:
         """Whether an instance has just fallen silent; after a second it counts as gone, and others decide."""
-        return any(SILENT_NS < page.age_ns(now_ns) <= STALE_NS for page in self.pages)
+        return any(SILENT_NS < page.age_ns(now_ns) <= STALE_NS for page, _ in self._served)
 
     def close(self) -> None:
         """Unmap the pages."""
-        for page in self._pages.values():
-            page.close()
-        self._pages.clear()
-        self.pages = ()
+        for entry in self._open.values():
+            _let_go(*entry)
+        self._open.clear()
+        self._served = ()
 
 
 class Gate:
@@ -140,7 +141,7 @@ class Gate:
         self._page, self._governed, self._idle = page, governed, idle
         self._clock_ns, self._thread_ns, self._sleep = clock_ns, thread_ns, sleep
         self._watched = Watched(run_dir)
-        self._pages: tuple[InstancePage, ...] = ()
+        self._gates: tuple[memoryview, ...] = ()
         self._limits = ALONE
         self._silent = False
         self._until_ns = self._rest_until_ns = 0
@@ -163,8 +164,8 @@ class Gate:
         else:
             self._note(now_ns - self._asked_ns)
         self._asked_ns = now_ns
-        for page in self._pages:
-            if page.in_flight:
+        for gate in self._gates:
+            if gate[0]:
                 return False
         return now_ns < self._until_ns and (not self._slowdown or self._owed_ns() < DEBT_NS)
 
@@ -175,7 +176,7 @@ class Gate:
         while True:
             now_ns = self._clock_ns()
             held = self._look(now_ns)
-            free = not (held or self._watched.busy(now_ns))
+            free = not (held or any(gate[0] for gate in self._gates))
             rest_s = (self._rest_until_ns - now_ns) / 1e9
             if free and rest_s <= 0:
                 break
@@ -213,13 +214,13 @@ class Gate:
 
     def close(self) -> None:
         """Let go of the instances' pages; the trainer's own stays."""
-        self._pages = ()
+        self._gates = ()
         self._watched.close()
 
     def _look(self, now_ns: int) -> str | None:
         """See who is there and what the governor says; why training is held."""
         self._watched.look(now_ns)
-        self._pages = tuple(page for page in self._watched.pages if page.alive(now_ns))
+        self._gates = self._watched.gates(now_ns)
         self._silent = self._watched.silent(now_ns)
         self._slowdown = self._page.slowdown
         self._limits = self._page.read_limits(now_ns) or ALONE
@@ -266,6 +267,11 @@ class Heart:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._page.beat()
+
+
+def _let_go(page: InstancePage, gate: memoryview) -> None:
+    gate.release()
+    page.close()
 
 
 def _key(path: Path) -> tuple[str, int] | None:

@@ -91,6 +91,8 @@ class Training:
         self._room: Spot | None = None
         self._duty: Duty | None = None
         self._again_s = -math.inf
+        self._asked_step_s = 0.0
+        """One step as it was known when a decision was thought over last."""
         self._pace = (math.inf, 0)
         """When a decision was thought over last, and the steps that were left."""
 
@@ -150,7 +152,7 @@ class Training:
         self._foresight.drop()
         self._decision = self._room = self._duty = None
         self._again_s = -math.inf
-        self._pace = (math.inf, 0)
+        self._pace, self._asked_step_s = (math.inf, 0), 0.0
 
     def _see(self, trainer: TrainerView | None) -> None:
         """Take in what the trainer did and wants."""
@@ -182,6 +184,8 @@ class Training:
         heard = self._beside.add(now.instances, slos, now.now_ns)
         if heard is not None:
             self._learn(heard, slos)
+        if not self._asked_step_s and self.standing.notice.step_s:
+            self._again_s = -math.inf  # only now it is known how long the job takes
         if not self._foresight.busy and self._clock() >= self._again_s:
             self._think(now, slos, spots)
         if self._room is not None and self._room.clocks != self._clocks:
@@ -222,6 +226,7 @@ class Training:
         job = Job(notice.step_s, notice.steps_left, left_s - min(RAMP_S, left_s / 4))
         if places:
             self._pace = self._clock(), notice.steps_left
+            self._asked_step_s = notice.step_s
             self._foresight.ask(places, job)
 
     def _candidates(self, spots: Callable[[], Sequence[Spot]]) -> list[Spot | None]:

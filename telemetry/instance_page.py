@@ -126,6 +126,11 @@ class InstancePage(Page):
         return int(self.words[_IN_FLIGHT])
 
     @property
+    def gate(self) -> memoryview:
+        """The word that holds `in_flight`, for who looks after every operation; to be released before `close`."""
+        return self.words[_IN_FLIGHT : _IN_FLIGHT + 1]
+
+    @property
     def oldest_arrival_ns(self) -> int:
         """Arrival of the oldest request in flight, 0 if there is none."""
         return int(self.words[_OLDEST_NS])

@@ -18,6 +18,8 @@ from telemetry.trainer_page import TrainerPage
 POLL_S = 0.0002
 SCAN_NS = 250_000_000
 """How often the trainer's page is looked for."""
+SILENT_NS = 250_000_000
+"""A trainer that has not beaten for so long, five times what is due, has died within its operation."""
 
 
 class Turns:
@@ -41,7 +43,7 @@ class Turns:
             self._scanned_ns = now_ns
             self._scan()
         page = self._page
-        while page is not None and now_ns < (until_ns := page.occupied_until_ns) and page.alive(now_ns):
+        while page is not None and now_ns < (until_ns := page.occupied_until_ns) and page.age_ns(now_ns) <= SILENT_NS:
             self._sleep(min(POLL_S, (until_ns - now_ns) / 1e9))
             now_ns = self._clock_ns()
 
