@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -334,6 +335,23 @@ def test_looking_at_the_gate_makes_no_system_call(tmp_path: Path) -> None:
     sleeping = LOOKS.replace("    gate.clear()\n", "    __import__('os').getppid()\n")
     command[2] = sleeping
     assert subprocess.run(command, check=False, timeout=240).returncode == -9
+
+
+def test_the_thread_that_trains_steps_aside(world: World) -> None:
+    """It alone, and only where it was asked to: whoever else runs goes first."""
+    found: list[int] = []
+
+    def train(*, aside: bool) -> None:
+        gate = Gate(world.run_dir, world.trainer, aside=aside, clock_ns=lambda: world.now_ns, sleep=world.sleep)
+        gate.wait()
+        found.append(os.sched_getscheduler(0))
+        gate.close()
+
+    for aside in (False, True):
+        thread = threading.Thread(target=train, kwargs={"aside": aside})
+        thread.start()
+        thread.join()
+    assert found == [os.sched_getscheduler(0), os.SCHED_IDLE]
 
 
 def test_a_heart_beats_while_its_process_is_busy(world: World) -> None:
