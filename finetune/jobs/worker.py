@@ -32,6 +32,8 @@ from .weights import write_weights
 
 POLL_S = 0.5
 """How often an idle worker looks for jobs."""
+AWAY_S = 2.0
+"""How often a job that waits for a server asks for it."""
 ATTEMPTS = 5
 """How often a job is taken up without getting on."""
 log = logging.getLogger("teg.finetune")
@@ -118,7 +120,6 @@ class Worker:
 
     def _attend(self, page: TrainerPage, status: JobStatus) -> None:
         """Work on one job until it ends or is interrupted; nothing that goes wrong with it ends the worker."""
-        log.info("job %s (%s): taken up at step %s", status.id, status.request.model, status.step)
         # whoever had it last did not live to say that it stopped
         if status.state in (JobState.ADMITTED, JobState.RUNNING):
             self.faults["resumed"] += 1
@@ -144,7 +145,7 @@ class Worker:
             self._pause(attendance, str(error), attempts=status.attempts)
         except NotServed as error:
             if error.waiting:
-                self._pause(attendance, str(error), attempts=status.attempts, back_off_s=POLL_S)
+                self._pause(attendance, str(error), attempts=status.attempts, back_off_s=AWAY_S)
             else:
                 self._end(attendance.status, JobState.FAILED, str(error))
         except PageCorrupted as error:
@@ -177,6 +178,7 @@ class Worker:
             self._settings.longest_s,
             self._settings.sealed,
         )
+        log.info("job %s (%s): taken up at step %s", status.id, status.request.model, status.step)
         attendance.admitted()
         with in_background(lambda: prepare(job, gate, attendance.stage)) as session:
             attendance.begun(session)
@@ -237,10 +239,11 @@ class Worker:
         self._end(attendance.status, JobState.FAILED, f"{type(error).__name__}: {error}")
 
     def _pause(self, attendance: Attendance, reason: str, *, attempts: int, back_off_s: float = 0.0) -> None:
-        status = attendance.status
-        log.info("job %s (%s): %s: %s", status.id, status.request.model, _waiting(status).value, reason)
+        status, state = attendance.status, _waiting(attendance.status)
         self._not_before_s[status.id] = self._clock() + back_off_s
-        attendance.tell(state=_waiting(status), reason=reason, attempts=min(attempts, status.attempts))
+        if (state, reason) != (status.state, status.reason) or attempts != status.attempts - 1:
+            log.info("job %s (%s): %s: %s", status.id, status.request.model, state.value, reason)
+            attendance.tell(state=state, reason=reason, attempts=min(attempts, status.attempts))
 
     def _count(self, page: TrainerPage) -> None:
         page.write_jobs(Counter(status.state.value for status in self._spool.jobs()))
