@@ -42,7 +42,7 @@ def timeline(path: Path, record: Record, story: Story) -> None:
     power.plot(times, [look.power_w for look in record.looks], color=BASE, linewidth=0.8)
     power.set(ylabel="power, W (virtual)", xlabel="time, s")
     _accuracy(training, record, story, begin_s)
-    _moments(rows, record, begin_s)
+    _moments(rows, record, story, begin_s)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -68,10 +68,12 @@ def _accuracy(axes: Any, record: Record, story: Story, begin_s: float) -> None:
     axes.legend(loc="center left", frameon=False)
 
 
-def _moments(rows: Sequence[Any], record: Record, begin_s: float) -> None:
-    for at_s, text in record.marks:
+def _moments(rows: Sequence[Any], record: Record, story: Story, begin_s: float) -> None:
+    """A dotted line for each moment, its name above; grey where nothing trained and the floor was measured."""
+    for number, (at_s, text) in enumerate(record.marks):
         for axes in rows:
             axes.axvline(at_s - begin_s, color=BASE, linewidth=0.6, linestyle=":")
-        rows[0].annotate(
-            text, (at_s - begin_s, 1.02), xycoords=("data", "axes fraction"), rotation=25, fontsize=8, color=BASE
-        )
+        place = (at_s - begin_s, 1.02 + 0.09 * (number % 3))
+        rows[0].annotate(text, place, xycoords=("data", "axes fraction"), fontsize=8, color=BASE)
+    for first_s, last_s in story.quiet:
+        rows[0].axvspan(first_s - begin_s, last_s - begin_s, color=BASE, alpha=0.12, linewidth=0)

@@ -96,6 +96,17 @@ def span(record: Record, parts: Sequence[tuple[float, float]], limit_s: float) -
     )
 
 
+def idle_share(record: Record, begin_s: float, end_s: float) -> float:
+    """The share of a span of time in which no request was queued or executing: what training could have had."""
+    busy_s, until_s = 0.0, begin_s
+    for sample in sorted(record.samples, key=lambda sample: sample.arrival_ns):
+        first_s, last_s = max(until_s, sample.arrival_ns / 1e9), min(end_s, sample.end_ns / 1e9)
+        if last_s > first_s:
+            busy_s += last_s - first_s
+            until_s = last_s
+    return 1 - busy_s / (end_s - begin_s)
+
+
 class Watcher:
     """Records one model's board, requests and training while the `with` block runs."""
 

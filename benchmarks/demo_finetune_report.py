@@ -9,7 +9,7 @@ from typing import Any
 
 from governor.load import LoadReport
 
-from .demo_finetune_record import Record, Span, span
+from .demo_finetune_record import Record, Span, idle_share, span
 
 
 @dataclass(slots=True)
@@ -53,7 +53,8 @@ def summarise_run(story: Story, record: Record) -> dict[str, Any]:
     limit_s = story.slo_s
     floor = span(record, story.quiet, limit_s)
     life = span(record, [(story.asked_s, story.done_s)], limit_s)
-    training = span(record, [trained(record, story)], limit_s)
+    worked = trained(record, story)
+    training = span(record, [worked], limit_s)
     return {
         "board": "virtual:agx-orin",
         "virtual": True,
@@ -73,6 +74,7 @@ def summarise_run(story: Story, record: Record) -> dict[str, Any]:
         "train_steps": training.steps,
         "train_s": training.seconds,
         "harvest_share": training.trained_s / training.seconds,
+        "idle_share": idle_share(record, *worked),
         "budget_bytes": story.job["budget_bytes"],
         "peak_bytes": story.job["peak_bytes"],
         "j_per_request": floor.energy_j / floor.requests,
@@ -121,7 +123,8 @@ def show(summary: Mapping[str, Any]) -> None:
         f"accuracy {summary['accuracy_upright']:.1%} upright, {summary['accuracy_before']:.1%} when turned, "
         f"{summary['accuracy_after']:.1%} by version {summary['version']}\n"
         f"{summary['train_steps']} steps in {summary['train_s']:.0f} s, {summary['harvest_share']:.0%} of it spent "
-        f"training, {summary['peak_bytes'] / 1e6:.2f} of at most {summary['budget_bytes'] / 1e6:.2f} MB\n"
+        f"training ({summary['idle_share']:.0%} was free of requests), "
+        f"{summary['peak_bytes'] / 1e6:.2f} of at most {summary['budget_bytes'] / 1e6:.2f} MB\n"
         f"SLO p{summary['slo_quantile'] * 100:g} <= {summary['slo_s'] * 1e3:.1f} ms; "
         f"{summary['failed_requests']} of {summary['requests']} requests failed\n"
         f"{summary['j_per_request']:.3f} J per request ({summary['baseline_j_per_request']:.3f} at maximum clocks), "

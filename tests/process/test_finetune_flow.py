@@ -35,6 +35,7 @@ MODEL, TRAINER = "digits_cnn", "finetune"
 RATE_HZ, PATIENCE_S = 25.0, 240.0
 SAMPLES = 384
 JOB = {"epochs": 5, "batch": 32, "learning_rate": 3e-3, "validation_share": 0.25, "patience": 0}
+SLOW = '"slo_ms", value: { string_value: "5000" }'
 SETTINGS = ("--slo-s", "0.5", "--slo-quantile", "0.9", "--knobs", "gpu_hz", "--trials", "2", "--trial-s", "1")
 
 
@@ -60,6 +61,9 @@ def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flow]:
     repository, spool = tmp_path / "repository", tmp_path / "spool"
     for model in (MODEL, TRAINER):
         shutil.copytree(REPOSITORY / model, repository / model)
+    # a busy host's stalls are not the new version's
+    config = repository / MODEL / "config.pbtxt"
+    config.write_text(config.read_text().replace('"slo_ms", value: { string_value: "50" }', SLOW))
     monkeypatch.setenv("TEG_SPOOL_DIR", str(spool))
     with ExitStack() as stack:
         up = stack.enter_context(running(tmp_path, MODEL, TRAINER, repository=repository, publish=True))

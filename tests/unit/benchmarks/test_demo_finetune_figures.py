@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.demo_finetune_record import Look, Record, span
+from benchmarks.demo_finetune_record import Look, Record, idle_share, span
 from benchmarks.demo_finetune_report import Story, points, summarise_run, trained
 from benchmarks.demo_finetune_world import Labelled
 from governor.load import LoadReport
@@ -87,6 +87,14 @@ def test_a_span_that_nobody_saw_has_no_figures(record: Record) -> None:
     """No look at the board, or no request: an error in place of a made-up figure."""
     with pytest.raises(ValueError, match="tell nothing"):
         span(record, [(200.0, 210.0)], LIMIT_S)
+
+
+def test_the_time_without_requests_is_what_training_could_have_had() -> None:
+    """Requests that overlap count once, and only for the part that lies in the span."""
+    seen = Record(
+        samples=[sample(9.0, 2.0), sample(10.5, 1.0), sample(10.6, 0.1), sample(19.0, 5.0), sample(30.0, 1.0)]
+    )
+    assert idle_share(seen, 10.0, 20.0) == pytest.approx(1 - (1.5 + 1.0) / 10)
 
 
 def test_training_lasts_from_its_first_step_to_its_last(record: Record, story: Story) -> None:
