@@ -52,7 +52,7 @@ class Answered:
 def worse(before: Answered, after: Answered, slo: Slo | None, *, final: bool = True) -> str:
     """How the version `after` serves worse than the one `before`, empty if it does not or nobody can tell.
 
-    With `final` at the doubt of a window's verdict; without, at that of a plain breach, as it is asked again and again.
+    With `final` at the doubt of a window's verdict; without, at that of a plain breach, as it is asked of every window.
     """
     doubt = DOUBT if final else PLAIN
     if _more(before.failed, before.total, after.failed, after.total, FORGIVEN, doubt):

@@ -25,7 +25,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from .canary import CanaryFailed
-from .comparison import Answered, worse
+from .comparison import ENOUGH, Answered, worse
 from .errors import CannotPublish
 from .guard import Slo
 from .page_samples import samples_of
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LOAD_S = 300.0
 """How long a load may take; a busy host needs half a minute for a small network."""
 ASK_S = 10.0
-LOOK_EVERY_S, PROVE_EVERY_S = 0.25, 2.0
+LOOK_EVERY_S, PROVE_EVERY_S, WINDOW_S = 0.25, 2.0, 5.0
 log = logging.getLogger("teg.rollout")
 
 
@@ -126,20 +126,27 @@ def _watch(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> int:
-    """Look at the version's requests until `watch_s` is over; how many there were. Raises `_Taken`."""
+    """Look at the version's requests until `watch_s` is over; how many there were. Raises `_Taken`.
+
+    A stall of the host breaks one window, a version that serves worse breaks the next one as well.
+    """
+    began_s = proved_s = window_s = clock()
+    broken = ""
     server.check(proof, trial.version)
-    began_s = proved_s = clock()
     while (left_s := began_s + watch_s - clock()) > 0:
         sleep(min(LOOK_EVERY_S, left_s))
-        after = samples_of(server.run_dir, target.model, trial.version, clock() - began_s)
-        if why := worse(before, after, target.slo, final=False):
-            raise _Taken(why)
+        if clock() - window_s >= min(WINDOW_S, watch_s / 4):
+            last = samples_of(server.run_dir, target.model, trial.version, clock() - window_s)
+            window_s, before_it, broken = clock(), broken, worse(before, last, target.slo, final=False)
+            if broken and before_it:
+                raise _Taken(broken)
         if clock() - proved_s >= PROVE_EVERY_S:
             proved_s = clock()
             server.check(proof, trial.version)
     server.check(proof, trial.version)
     after = samples_of(server.run_dir, target.model, trial.version, clock() - began_s)
-    if why := worse(before, after, target.slo):
+    half = samples_of(server.run_dir, target.model, trial.version, (clock() - began_s) / 2)
+    if (why := worse(before, after, target.slo)) and (half.total < ENOUGH or worse(before, half, target.slo)):
         raise _Taken(why)
     return after.total
 

@@ -148,6 +148,11 @@ MUTANTS = (
               "self.torn = isinstance(error, PageCorrupted)"),),
         "19", 61,
     ),
+    Mutant(
+        "a model that is believed to live while its page is silent",
+        (Edit("governor/supervision.py", "self._ask(model, ASK_EVERY_S, lambda _: True)", "continue"),),
+        "23", 26,
+    ),
 )  # fmt: skip
 
 

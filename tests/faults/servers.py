@@ -69,7 +69,8 @@ def _serve_and_kill(tally: Tally, number: int) -> None:
     with _serving(tally, publish=number % 2 == 0) as running:
         for times in range(1, KILLS + 1):
             kind, before = rng.choice(("stub", "server")), running.served.faults
-            _kill(tally, running, kind, rng.choice(MODELS), rng.random())
+            if not _kill(tally, running, kind, rng.choice(MODELS), rng.random()):
+                return
             after = running.served.faults
             tally.same(sum(after.values()), times, f"faults counted after a {kind}'s death, {after}")
             # a stub that dies while it counts metrics takes this Triton along
@@ -82,7 +83,8 @@ def _serve_and_kill(tally: Tally, number: int) -> None:
         tally.same(said.count("server died"), faults.get("server", 0), "lines that name the server's death")
 
 
-def _kill(tally: Tally, running: Running, kind: str, model: str, after_s: float) -> None:
+def _kill(tally: Tally, running: Running, kind: str, model: str, after_s: float) -> bool:
+    """One kill and what comes of it; whether the models answer again."""
     time.sleep(after_s)
     before = running.served
     expected = {model} if kind == "stub" else set(MODELS)
@@ -97,9 +99,9 @@ def _kill(tally: Tally, running: Running, kind: str, model: str, after_s: float)
         for name in MODELS:
             ask(running.served.grpc_url, name)
     except (TimeoutError, CanaryFailed) as error:
-        tally.expect(False, f"{kind} of {model}: {error}")
+        return tally.expect(False, f"{kind} of {model}: {error}")
     after = running.served
-    tally.same((after.grpc, after.http, after.metrics), (before.grpc, before.http, before.metrics), "ports")
+    return tally.same((after.grpc, after.http, after.metrics), (before.grpc, before.http, before.metrics), "ports")
 
 
 @contextmanager

@@ -43,6 +43,6 @@ ROWS = {
         Row("23", "Triton or a model's process killed", 220, "servers:killed", real=120, limit_s=1800.0, thin=13),
         Row("19j", "disk full or EIO while a job pages out", 300, "finetuning:no_room", 300, 5400.0, thin=100),
         Row("22j", "fine-tuning worker killed at any instant", 400, "finetuning:killed", 400, 5400.0, thin=80),
-        Row("mutants", "safeguards taken away one by one", 23, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
+        Row("mutants", "safeguards taken away one by one", 24, "mutants:noticed", real=15, limit_s=2400.0, thin=4),
     )
 }

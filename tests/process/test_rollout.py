@@ -43,22 +43,24 @@ publish_trained(Path(sys.argv[1]), "digits_cnn", load_file(sys.argv[2]), job=sys
 
 
 class Clients:
-    """Requests one after the other, the versions that answered them, and the errors."""
+    """So many clients, each with one request after the other; the versions that answered, and the errors."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, count: int = 1) -> None:
         self._url = url
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
         self.versions: Counter[str] = Counter()
         self.errors: list[str] = []
 
     def __enter__(self) -> Clients:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _ask(self) -> None:
         given = grpc.InferInput("IMAGE", IMAGE.shape, "FP32")
@@ -152,12 +154,12 @@ def test_one_that_makes_requests_late_is_taken_back(
 
     def slow_down() -> None:
         page = page_of(server, number, eventually)
-        page.write_stretch((2000.0,) * 8)  # as a virtual board's clockd would, for a version this much heavier
+        page.write_stretch((1000.0,) * 8)  # as a virtual board's clockd would, for a version this much heavier
         page.close()
 
     slowing = threading.Thread(target=slow_down)
     slowing.start()
-    with Clients(server.grpc_url) as clients:
+    with Clients(server.grpc_url, count=12) as clients:
         done = publish_trained(run_dir, "digits_cnn", weights, job="slow", watch_s=60.0)
         slowing.join()
         before = clients.versions[str(base)]
