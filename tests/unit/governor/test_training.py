@@ -18,6 +18,7 @@ from governor.cli.status import status_text
 from governor.presence import THROTTLED_S, UNASKED_S, UNSERVED_S
 from governor.published import training_of
 from governor.simulated_trainer import SimulatedTrainer
+from governor.spots import SPOTS
 from governor.status import Phase
 from governor.trial import Violated
 
@@ -143,6 +144,21 @@ def test_where_a_job_has_no_room_the_governor_goes_where_it_has(tmp_path: Path) 
         assert device.status.point == home
         assert len(device.outcomes) == 13
         assert not device.status.faults
+
+
+def test_room_is_looked_for_from_the_cheapest_to_the_fastest(tmp_path: Path) -> None:
+    """The point held first, few others, each with its own clocks and watts, the fastest clocks among them."""
+    with held(tmp_path, trials=16) as device:
+        course = device.governor._course
+        assert course is not None
+        here, *others = course.spots()
+        assert here.point == device.status.point
+        assert 2 <= len(others) <= SPOTS
+        assert here.point not in [spot.point for spot in others]
+        assert max(spot.point["gpu_hz"] for spot in others) == 1_300_500_000.0
+        watts = [spot.serving_w for spot in others]
+        assert watts == sorted(watts)
+        assert here.serving_w < watts[-1]
 
 
 def test_a_place_that_cannot_be_had_is_given_up(tmp_path: Path) -> None:
