@@ -24,11 +24,17 @@ MISFIT = 0.03
 FORGETTING = 0.005
 """Share of the prior variance that comes back with each window."""
 
+VAGUE = 0.5
+"""An interval is made of no larger standard deviation: past residuals say more than a model that knows so little."""
+
+NOISE = 0.1
+"""Weight of the latest window in how much noisier the host is than requests drawn at random."""
+
 WILD = 3.0
 """A residual beyond so many standard deviations teaches as much as one at them: a window may be an accident."""
 
-SCORES = 120
-"""Residuals remembered."""
+SCORES, FARTHEST = 120, 4.0
+"""Residuals remembered, and the most that one counts: an accident in a narrow interval says little of wide ones."""
 
 SEEDS, WARY = 20, 1.3
 """Normal residuals to begin with, and how many times wider they are: a model believes itself too much at first."""
@@ -51,6 +57,7 @@ class Filter:
 
     def __init__(self) -> None:
         self.terms: Interference = PRIOR
+        self._noise = 1.0
         self._prior = [belief.sd**2 for belief in TERMS.values()]
         self._covariance = [
             [variance * (row == column) for column in range(len(TERMS))] for row, variance in enumerate(self._prior)
@@ -58,7 +65,11 @@ class Filter:
 
     def variance(self, outlook: Outlook) -> float:
         """Variance of a measured log quantile around the predicted one."""
-        return _dot(outlook.gradient, self._reach(outlook)) + outlook.variance + MISFIT**2
+        return _dot(outlook.gradient, self._reach(outlook)) + self._noise * (outlook.variance + MISFIT**2)
+
+    def deviation(self, outlook: Outlook) -> float:
+        """The standard deviation that intervals are made of."""
+        return min(VAGUE, math.sqrt(self.variance(outlook)))
 
     def learn(self, outlook: Outlook, residual: float) -> None:
         """Move the terms towards what explains `residual`, log measured minus log predicted."""
@@ -72,6 +83,7 @@ class Filter:
             line[:] = [known - reach[row] * moves / variance for known, moves in zip(line, reach, strict=True)]
             # never less sure than before anything was seen
             line[row] += FORGETTING * max(0.0, prior - line[row])
+        self._noise = max(1.0, (1 - NOISE) * self._noise + NOISE * min(WILD**2, residual**2 / variance) * self._noise)
 
     def _reach(self, outlook: Outlook) -> list[float]:
         """Covariance of each term with the log quantile."""
@@ -102,4 +114,4 @@ class Conformal:
     def learn(self, score: float, held: bool) -> None:
         """Remember a residual in standard deviations, and whether its interval held it."""
         self._level = min(0.5, max(0.01, self._level + STEP * (self._miss - (not held))))
-        self._scores.append(score)
+        self._scores.append(min(FARTHEST, max(-FARTHEST, score)))

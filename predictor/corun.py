@@ -26,7 +26,7 @@ TARGET = 0.92
 WINDOWS = 200
 """Windows over which the model's error is published."""
 
-_DELTA = 0.1
+_DELTA, _COLDER = 0.1, 0.25
 _BLOCKS = 25
 
 
@@ -115,7 +115,7 @@ class CoRunModel:
         residual = math.log(measured_s) - outlook.log_s
         held = band.low_s <= measured_s <= band.high_s
         filtered = self._filter(serving)
-        self._interval(serving).learn(residual / math.sqrt(filtered.variance(outlook)), held)
+        self._interval(serving).learn(residual / filtered.deviation(outlook), held)
         filtered.learn(outlook, residual)
         self._past.append((abs(band.latency_s / measured_s - 1), held))
         return band
@@ -145,7 +145,7 @@ class CoRunModel:
 
     def _banded(self, serving: Serving, outlook: Outlook, found: Replay) -> Band:
         low, high = self._interval(serving).bounds
-        sd, usual_s = math.sqrt(self._filter(serving).variance(outlook)), math.exp(outlook.log_s)
+        sd, usual_s = self._filter(serving).deviation(outlook), math.exp(outlook.log_s)
         return Band(usual_s, usual_s * math.exp(low * sd), usual_s * math.exp(high * sd), found.training_share)
 
 
@@ -172,7 +172,7 @@ def _outlook(
     if training is not None and trains:
         # not the slope here but the way to the bound: beyond it the cost grows no further
         delta = 1 - block if block <= 1 - _DELTA else -_DELTA
-        by_block, by_cold = moved(stretch, block + delta, cold) / delta, moved(stretch, block, cold + _DELTA) / _DELTA
+        by_block, by_cold = moved(stretch, block + delta, cold) / delta, moved(stretch, block, cold + _COLDER) / _COLDER
         mix = centred(training.mix)
         slopes |= {"beside": 1.0, "block": by_block, "block_mix": by_block * mix}
         slopes |= {"cold": by_cold, "cold_mix": by_cold * mix, "cold_clock": by_cold * log_slowdown}
