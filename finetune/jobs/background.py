@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that cannot look up (capturing, measuring, planning), in a thread that every other one goes before.
+"""Work in a thread that goes behind all others, for what cannot look up (capturing, planning) and what can.
 
-On Linux niceness belongs to a thread (sched(7)), so what follows in the caller's thread is not slowed by it.
+On Linux a scheduling class belongs to a thread and cannot be taken back without privilege (sched(7)); the caller's
+thread, which publishes what came of the work, keeps its own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ..pacer import step_aside
+
 T = TypeVar("T")
-NICEST = 19
 
 
-def in_background(work: Callable[[], T]) -> T:
-    """What `work` comes to, or raises; signals are handled meanwhile."""
-    with ThreadPoolExecutor(1, "background", initializer=_be_nice) as pool:
+def in_background(work: Callable[[], T], *, aside: bool) -> T:
+    """What `work` comes to, or raises; signals are handled meanwhile. `aside`: see `step_aside`."""
+    with ThreadPoolExecutor(1, "training", initializer=step_aside if aside else None) as pool:
         return pool.submit(work).result()
-
-
-def _be_nice() -> None:
-    with contextlib.suppress(PermissionError):  # a sandbox may forbid it; then it is only less polite
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICEST)

@@ -44,6 +44,8 @@ class Settings:
     """How the worker trains. `board` names the machine that plans are made for; `governed`: not without a governor."""
 
     governed: bool = True
+    aside: bool = False
+    """Training gives way to every other thread of the machine; for a process of its own."""
     checkpoint_s: float = CHECKPOINT_S
     longest_s: float | None = LONGEST_S
     sealed: bool = False
@@ -138,7 +140,8 @@ class Worker:
         if status.attempts >= ATTEMPTS:
             return self._end(status, JobState.FAILED, f"taken up {ATTEMPTS} times without getting on: {status.reason}")
         try:
-            self._finish(attendance, *self._train(attendance, gate))
+            trained = in_background(lambda: self._train(attendance, gate), aside=self._settings.aside)
+            self._finish(attendance, *trained)
         except Cancelled as error:
             self._end(attendance.status, JobState.CANCELLED, str(error))
         except (Stopped, GaveWay) as error:
@@ -180,7 +183,7 @@ class Worker:
         )
         log.info("job %s (%s): taken up at step %s", status.id, status.request.model, status.step)
         attendance.admitted()
-        with in_background(lambda: prepare(job, gate, attendance.stage)) as session:
+        with prepare(job, gate, attendance.stage) as session:
             attendance.begun(session)
             saved_s = self._clock()
             while not session.finished:

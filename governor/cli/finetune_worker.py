@@ -63,7 +63,12 @@ def handler(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     run_dir = run_dir_of(args)
     settings = Settings(
-        not args.without_governor, args.checkpoint_s, args.longest_ms / 1e3, args.sealed, platform.node()
+        governed=not args.without_governor,
+        aside=True,
+        checkpoint_s=args.checkpoint_s,
+        longest_s=args.longest_ms / 1e3,
+        sealed=args.sealed,
+        board=platform.node(),
     )
     publisher = Rollout(run_dir.root, args.watch_s)
     look = Look(run_dir, SysfsTree(args.sysfs_root))

@@ -257,7 +257,8 @@ def test_a_deadline_that_has_passed(scene: Scene) -> None:
 
 def test_a_deadline_that_cannot_be_met(scene: Scene) -> None:
     """A job that cannot end in time ends at once, and says what time would do."""
-    job = scene.submit(replace(ENDLESS, deadline_s=6.0, batch=1))
+    store(scene.spool, 600, first=1)
+    job = scene.submit(replace(ENDLESS, deadline_s=60.0, batch=1))
     scene.worker().run(once=True)
     status = status_of(scene, job)
     assert status.state is JobState.FAILED
