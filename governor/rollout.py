@@ -13,6 +13,7 @@ same version when it is called for the same job again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import time
@@ -197,7 +198,11 @@ class _Server:
     def take_back(self, versions: Versions, trial: Trial, reason: str) -> RolledBack:
         """Move the version away and have the one before it served again; without a server the next one will."""
         log.warning("%s: version %s is taken back: %s", self._model, trial.version, reason)
-        done = versions.outcome_of(trial.job) or versions.reject(trial, reason)
+        done = versions.outcome_of(trial.job)
+        if done is None:
+            # `teg serve` may be first, where the version has died
+            with contextlib.suppress(FileNotFoundError):
+                done = versions.reject(trial, reason)
         try:
             self.load(trial.base)
         except _Taken as error:

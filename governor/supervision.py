@@ -213,7 +213,10 @@ class Supervisor:
         versions = Versions(self._server.repository / model)
         if (trial := versions.trial) is not None:
             log.error("version %s of model '%s' is taken back: %s", trial.version, model, why)
-            versions.reject(trial, why)
+            try:
+                versions.reject(trial, why)
+            except OSError as error:  # whoever watches it may have been first
+                log.warning("version %s of model '%s' was not moved: %s", trial.version, model, error)
 
 
 def _opened(path: Path) -> Iterator[InstancePage]:

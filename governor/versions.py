@@ -105,7 +105,7 @@ class Versions:
         self._unmark()
 
     def reject(self, trial: Trial, reason: str) -> RolledBack:
-        """Move the version on trial away, where Triton does not look."""
+        """Move the version on trial away, where Triton does not look; raises `OSError` if somebody else has."""
         aside = self.folder / f"{_REJECTED}{trial.version}"
         self.path(trial.version).rename(aside)
         durable.replace(aside / REASON, json.dumps({"reason": reason}).encode() + b"\n")
