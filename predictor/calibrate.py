@@ -27,10 +27,10 @@ FORGETTING = 0.005
 VAGUE = 0.5
 """An interval is made of no larger standard deviation: past residuals say more than a model that knows so little."""
 
-NOISE = 0.1
-"""Weight of the latest window in how much noisier the host is than requests drawn at random."""
+NOISE, NOISIEST = 0.1, 9.0
+"""Weight of the latest window in how much noisier the host is than requests drawn at random, and its most."""
 
-WILD = 3.0
+WILD = 1.5
 """A residual beyond so many standard deviations teaches as much as one at them: a window may be an accident."""
 
 SCORES, FARTHEST = 120, 4.0
@@ -83,7 +83,7 @@ class Filter:
             line[:] = [known - reach[row] * moves / variance for known, moves in zip(line, reach, strict=True)]
             # never less sure than before anything was seen
             line[row] += FORGETTING * max(0.0, prior - line[row])
-        self._noise = max(1.0, (1 - NOISE) * self._noise + NOISE * min(WILD**2, residual**2 / variance) * self._noise)
+        self._noise = max(1.0, (1 - NOISE) * self._noise + NOISE * min(NOISIEST, residual**2 / variance) * self._noise)
 
     def _reach(self, outlook: Outlook) -> list[float]:
         """Covariance of each term with the log quantile."""
