@@ -20,6 +20,8 @@ from .corun_setup import Setup
 
 QUANTILE = 0.95
 """Of latencies within the server, promised to stay below the limit that one request in sixty exceeds anyway."""
+WINDOW = 50
+"""Requests that are judged together, about."""
 SLICE_S, TTL_S = 0.05, 2.0
 STRETCHES = 256
 
@@ -29,7 +31,7 @@ class Desk:
 
     def __init__(self, run_dir: RunDir, setup: Setup) -> None:
         self._reader = PageReader(run_dir)
-        self._slo = Slo(QUANTILE, setup.server_slo_s)
+        self._slo = Slo(QUANTILE, setup.server_slo_s, WINDOW / setup.rate_hz)
         self._thinker = ThreadPoolExecutor(1)
         self._faults: list[str] = []
         self._training = Training(self._reader.write_limits, self._thinker, time.monotonic, self._fault)
@@ -39,11 +41,12 @@ class Desk:
         """A trace is about to begin; what was served since the last one stood beside somebody else's training."""
         self._reader.read()
         self._faults.clear()
+        self.tick("another's turn")
 
-    def tick(self) -> None:
+    def tick(self, held: str = "") -> None:
         """One look at the pages, and at what training may take."""
         now = self._reader.read()
-        self._training.tick(now, {view.info.instance: self._slo for view in now.instances})
+        self._training.tick(now, {view.info.instance: self._slo for view in now.instances}, held)
         if now.trainer:
             self._stretches_s.extend(now.trainer.stretches_s)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from predictor.corun import CoRunModel, Serving, TrainingSlices
 from predictor.nnls import CoRun, NnlsPredictor
-from predictor.queueing import quantile
+from predictor.queueing import ServiceTimes, quantile
 
 from .corun_adaptive import Sizes
 from .corun_setup import Setup
@@ -42,15 +42,15 @@ class Case:
     requests: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row], setup: Setup) -> Case:
-        """That of rows of one cell."""
+    def of(cls, rows: Sequence[Row], services: ServiceTimes, batch_limit: int) -> Case:
+        """That of rows of one cell; `services` were measured without training."""
         arrivals_s: list[float] = []
         for row in rows:
             begin_s = arrivals_s[-1] if arrivals_s else 0.0
             arrivals_s += sorted(begin_s + served[0] for served in row["served"])
         seen_s = [served[2] - served[0] for row in rows for served in row["served"]]
         first = rows[0]
-        serving = Serving(tuple(arrivals_s), setup.service_times, setup.batch_limit, name=first["model"])
+        serving = Serving(tuple(arrivals_s), services, batch_limit, name=first["model"])
         desks = [row["desk"] for row in rows if "desk" in row]
         stretches_s = [stretch_s for desk in desks for stretch_s in desk["stretches_s"]]
         duty = statistics.mean(desk["duty"] for desk in desks) if desks else 0.0
@@ -99,15 +99,16 @@ def judge(model: str, rows: Iterable[Row], setup: Setup) -> dict[str, Any] | Non
     played = sorted((row for row in rows if row["arm"] in ARMS), key=lambda row: row["at_s"])
     for row in played:
         repeats[row["repeat"]][row["kind"], row["arm"]].append(row)
-    pairs = [
-        (Case.of(first, setup), Case.of(repeats[1][cell], setup))
-        for cell, first in repeats[0].items()
-        if repeats[1][cell]
-    ]
+    services = alone([row for (_, arm), own in repeats[0].items() for row in own if arm == "none"], setup)
+
+    def case(own: Sequence[Row]) -> Case:
+        return Case.of(own, services, setup.batch_limit)
+
+    pairs = [(case(first), case(repeats[1][cell])) for cell, first in repeats[0].items() if repeats[1][cell]]
     pairs = [pair for pair in pairs if min(case.requests for case in pair) >= ENOUGH]
     if not pairs:
         return None
-    taught = Taught(model, (Case.of([row], setup) for row in played if row["repeat"] == 0))
+    taught = Taught(model, (case([row]) for row in played if row["repeat"] == 0))
     cells = [taught.judged(second, first.measured_s) for first, second in pairs]
     return {
         "model": model,
@@ -119,6 +120,17 @@ def judge(model: str, rows: Iterable[Row], setup: Setup) -> dict[str, Any] | Non
         "intervals": len(taught.held),
         "cells": cells,
     }
+
+
+def alone(rows: Sequence[Row], setup: Setup) -> ServiceTimes:
+    """Service times by batch size of segments without training, each batch counted once."""
+    sizes: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        batches = {start_s: (size, end_s - start_s) for _, start_s, end_s, size in row["served"]}
+        for size, service_s in batches.values():
+            sizes[size].append(service_s)
+    seconds = {size: tuple(times_s) for size, times_s in sizes.items()}
+    return ServiceTimes(seconds or setup.services, setup.turnaround_s)
 
 
 def _mape(cells: Sequence[Mapping[str, Any]], name: str) -> float:

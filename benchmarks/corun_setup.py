@@ -11,16 +11,17 @@ import numpy as np
 from governor.latency import service_times
 from predictor.queueing import ServiceTimes
 
+from .corun_report import FLOOR_LATE
 from .corun_stage import Stage
 from .corun_traces import arrivals
 
-LOAD_SHARE = 0.25
+LOAD_SHARE = 0.2
 """Requests offered, as a share of what the model can serve one by one."""
-FLOOR_LATE = 0.0167
-"""Late requests without training under Poisson arrivals in PolyThrottle's Table 5; the limit is set to give that."""
-ALONE, TRACES, REQUESTS = 60, 3, 400
+ALONE = 60
+TRACE_S, FEWEST = 30.0, 150
+"""Length of the trace that the limits are read from, and the fewest requests in it."""
 SEEDS_FROM = 1000
-"""The traces that define the limit are none of those measured."""
+"""The trace that the governor's limit is read from is none of those measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,15 @@ class Setup:
 
 
 def measure_setup(stage: Stage) -> Setup:
-    """Requests one by one tell the rate; Poisson traces at that rate the limits and the service times."""
+    """Requests one by one tell the rate; a Poisson trace at that rate the limits and the service times."""
     first = stage.play([0.1 * number for number in range(10)])
     gap_s = 3 * float(np.median([sample.latency_s for sample in first.samples]))
     alone = stage.play([gap_s * number for number in range(ALONE)])
     rate_hz = LOAD_SHARE / float(np.median([sample.latency_s for sample in alone.samples]))
-    played = [stage.play(arrivals("poisson", rate_hz, REQUESTS, SEEDS_FROM + seed)) for seed in range(TRACES)]
-    samples = [sample for trace in played for sample in trace.samples]
-    seen_s = [latency_s for trace in played for latency_s in trace.latencies_s if latency_s is not None]
-    slo_s, server_slo_s = (
-        float(np.quantile(values, 1 - FLOOR_LATE)) for values in (seen_s, [sample.latency_s for sample in samples])
-    )
-    times = service_times(samples)
+    played = stage.play(arrivals("poisson", rate_hz, max(FEWEST, int(TRACE_S * rate_hz)), SEEDS_FROM))
+    seen_s = [latency_s for latency_s in played.latencies_s if latency_s is not None]
+    within_s = [sample.latency_s for sample in played.samples]
+    slo_s, server_slo_s = (float(np.quantile(values, 1 - FLOOR_LATE)) for values in (seen_s, within_s))
+    times = service_times(played.samples)
     services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
     return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)

@@ -24,7 +24,7 @@ from finetune.pacer import Gate, Heart
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import JobNotice, TrainerPage
 
-BATCHES: Mapping[str, int] = {"digits_cnn": 64, "bert_mini": 8, "efficientnet_b0": 4}
+BATCHES: Mapping[str, int] = {"digits_cnn": 128, "bert_mini": 8, "efficientnet_b0": 4}
 """Samples of a training step."""
 LEARNING_RATE = 1e-4
 JOB, STEPS = "corun", 1_000_000
@@ -51,10 +51,6 @@ ARMS = (NONE, NAIVE, NICE, IDLE, ADAPTIVE, OURS)
 class Trainer(Protocol):
     """A way to run one step."""
 
-    def wants(self, wanted: bool) -> None:
-        """A trace begins or has ended."""
-        ...
-
     def due(self) -> bool:
         """Whether the next step may begin now."""
         ...
@@ -78,9 +74,6 @@ class Eager:
     def __init__(self, model: str, samples: int | None = None) -> None:
         self._model, self._loss, self._batch = loaded(model, samples)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), LEARNING_RATE)
-
-    def wants(self, wanted: bool) -> None:
-        """Nobody is told."""
 
     def due(self) -> bool:
         """Always."""
@@ -108,16 +101,13 @@ class Ours:
         module, loss, batch = loaded(model)
         self._model, self._batch = model, batch
         self._page = TrainerPage.create(run_dir.trainer_page)
-        self._gate = Gate(run_dir, self._page)
+        self._parent = os.getppid()
+        self._gate = Gate(run_dir, self._page, idle=self._look_up, aside=True)
         optimizer = torch.optim.AdamW(module.parameters(), LEARNING_RATE)
         self._step = finetune.compile(module, loss, batch, optimizer=optimizer, pacer=self._gate, longest_s=LONGEST_S)
+        self._page.write_notice(self._notice())
         self._heart = Heart(self._page)
         self._heart.__enter__()
-
-    def wants(self, wanted: bool) -> None:
-        """Tell the governor; the job has no deadline."""
-        longest_s = self._step.report.longest_s
-        self._page.write_notice(JobNotice(JOB, self._model, longest_s, steps_left=STEPS, wants=wanted))
 
     def due(self) -> bool:
         """Always: the gate is asked inside the step."""
@@ -127,11 +117,21 @@ class Ours:
         """One step, however long it must wait."""
         self._step(*self._batch)
         self._page.step_done()
+        self._page.write_notice(self._notice())
 
     def figures(self) -> dict[str, Any]:
         """Seconds waited for inference, and the longest without a look at the gate."""
         report = self._step.report
         return {"waited_s": report.waited_s, "yields": report.yields, "longest_s": report.longest_s}
+
+    def _notice(self) -> JobNotice:
+        longest_s = self._step.report.longest_s
+        return JobNotice(JOB, self._model, longest_s, steps_left=STEPS, wants=True)
+
+    def _look_up(self) -> None:
+        """A gate that nobody opens any more must not keep this process alive."""
+        if os.getppid() != self._parent:
+            raise EOFError
 
     def close(self) -> None:
         """Remove the page."""
@@ -159,9 +159,7 @@ def serve_training(pipe: Connection, make: Callable[[], Trainer], policy: str) -
         pipe.send({"ready": True})
         while pipe.recv() is not None:
             own_s = time.process_time()
-            trainer.wants(True)
             steps = _train(trainer, pipe)
-            trainer.wants(False)
             pipe.recv()
             pipe.send({"steps": steps, "cpu_s": time.process_time() - own_s} | trainer.figures())
 

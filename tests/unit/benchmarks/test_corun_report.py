@@ -41,7 +41,9 @@ def row(kind: str, seed: int, repeat: int, arm: str, *, slower: float = 1.0, ste
             "latencies_s": seen_s,
             "idle_share": 0.75,
             "steps": steps * at_s[-1],
-            "served": [[one, one, one + latency_s, 1] for one, latency_s in zip(at_s, seen_s, strict=True)],
+            "served": [
+                [one, one + max(0.0, took_s - 0.011), one + took_s, 1] for one, took_s in zip(at_s, seen_s, strict=True)
+            ],
         }
     )
 
