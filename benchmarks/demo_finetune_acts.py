@@ -159,9 +159,16 @@ class Demo:
             raise Spoiled(f"the job ended as {said}")
 
     def give_back(self) -> None:
-        """Until the governor holds the tuned point again."""
-        self._await("the tuned point again", lambda: self._standing().get("point") == self.story.tuned_point)
-        self.story.returned_s = self.watcher.mark("tuned point again")
+        """Until the governor holds a point for serving alone again, which is the tuned one unless that was broken."""
+
+        def at_home() -> bool:
+            standing = self._standing()
+            training = standing.get("training") or {"phase": "idle"}
+            return standing.get("phase") == "holding" and training["phase"] == "idle" and not standing["detail"]
+
+        self._await("the end of the room for training", at_home)
+        same = self._standing()["point"] == self.story.tuned_point
+        self.story.returned_s = self.watcher.mark("tuned point again" if same else "serving alone again")
 
     def _places(self) -> list[str]:
         return ["--run-dir", str(self.stack.run_dir.root)]

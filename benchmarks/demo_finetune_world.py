@@ -25,10 +25,8 @@ from governor.load import LoadPlan, LoadReport, run_load
 
 Array = npt.NDArray[Any]
 TENSOR = "IMAGE"
-ROWS = 8
-"""Images of one request that measures accuracy."""
-GAP_S = 0.05
-"""Between two such requests: they must not look like a change of load."""
+ROWS, GAP_S = 2, 0.1
+"""Images of one request that measures accuracy, and seconds between two: no load that anybody would notice."""
 
 
 @dataclass(frozen=True, slots=True)
