@@ -124,7 +124,6 @@ class Gate:
     """The pacer of a fine-tuning process beside served models; nobody else writes the trainer's page.
 
     It is closed until the first `wait`. Where no governor sets limits training is held, unless `governed` is False.
-    `aside`: the thread that waits first gives way to all others from then on, for good: see `step_aside`.
     `idle` is called a few times a second within long waits; what it raises ends the step that waits.
     On a virtual board (clockd writes a slow-down to the page) operations are stretched, charged, and take turns with
     inference on the one virtual GPU: `thread_ns` is this thread's own time, for what other processes took from it must
@@ -137,7 +136,6 @@ class Gate:
         page: TrainerPage,
         *,
         governed: bool = True,
-        aside: bool = False,
         idle: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         thread_ns: Callable[[], int] = time.thread_time_ns,
@@ -145,7 +143,6 @@ class Gate:
     ) -> None:
         self._page, self._governed, self._idle = page, governed, idle
         self._clock_ns, self._thread_ns, self._sleep = clock_ns, thread_ns, sleep
-        self._aside = aside
         self._watched = Watched(run_dir)
         self._gates: tuple[memoryview, ...] = ()
         self._limits = ALONE
@@ -177,9 +174,6 @@ class Gate:
 
     def wait(self) -> float:
         """Block until inference is idle, nothing holds training and the rest is over; seconds waited."""
-        if self._aside:
-            self._aside = False
-            step_aside()
         began_ns = now_ns = called_ns = self._clock_ns()
         self._pay()
         while True:
@@ -258,7 +252,7 @@ class Gate:
 
 
 def step_aside() -> None:
-    """Let every other thread go first, this one's process included: Linux's class for the idle (sched(7)).
+    """Let every other thread go before this one: Linux's class for the idle (sched(7)).
 
     What runs beside a model that answers (the server, the client) then preempts an operation at once instead of waiting
     for its end. It takes no privilege, and without one it cannot be taken back. Elsewhere nothing happens.

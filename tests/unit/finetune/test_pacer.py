@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.pacer import ALONE, DEBT_NS, EVERY, IDLE_NS, NO_GOVERNOR, POLL_S, RESTING_S, Free, Gate, Heart
+from finetune.pacer import ALONE, DEBT_NS, EVERY, IDLE_NS, NO_GOVERNOR, POLL_S, RESTING_S, Free, Gate, Heart, step_aside
 from telemetry.instance_page import BOOKS, InstanceInfo, InstancePage
 from telemetry.pages import HEARTBEAT, STALE_NS
 from telemetry.rundir import RunDir
@@ -337,21 +337,20 @@ def test_looking_at_the_gate_makes_no_system_call(tmp_path: Path) -> None:
     assert subprocess.run(command, check=False, timeout=240).returncode == -9
 
 
-def test_the_thread_that_trains_steps_aside(world: World) -> None:
-    """It alone, and only where it was asked to: whoever else runs goes first."""
+def test_a_thread_that_steps_aside_is_the_only_one() -> None:
+    """Whoever else runs goes first, this process's other threads included."""
     found: list[int] = []
 
-    def train(*, aside: bool) -> None:
-        gate = Gate(world.run_dir, world.trainer, aside=aside, clock_ns=lambda: world.now_ns, sleep=world.sleep)
-        gate.wait()
+    def train() -> None:
+        step_aside()
         found.append(os.sched_getscheduler(0))
-        gate.close()
 
-    for aside in (False, True):
-        thread = threading.Thread(target=train, kwargs={"aside": aside})
-        thread.start()
-        thread.join()
-    assert found == [os.sched_getscheduler(0), os.SCHED_IDLE]
+    before = os.sched_getscheduler(0)
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert found == [os.SCHED_IDLE]
+    assert os.sched_getscheduler(0) == before
 
 
 def test_a_heart_beats_while_its_process_is_busy(world: World) -> None:
