@@ -85,15 +85,9 @@ def span(record: Record, parts: Sequence[tuple[float, float]], limit_s: float) -
         trained_s += last.trained_s - first.trained_s
         steps += last.steps - first.steps
         latencies += found
-    return Span(
-        seconds,
-        len(latencies),
-        sum(latency > limit_s for latency in latencies) / len(latencies),
-        *(quantile(latencies, share) for share in (0.5, 0.95, 0.99)),
-        energy_j,
-        steps,
-        trained_s,
-    )
+    late = sum(latency > limit_s for latency in latencies)
+    p50_s, p95_s, p99_s = (quantile(latencies, share) for share in (0.5, 0.95, 0.99))
+    return Span(seconds, len(latencies), late / len(latencies), p50_s, p95_s, p99_s, energy_j, steps, trained_s)
 
 
 def idle_share(record: Record, begin_s: float, end_s: float) -> float:

@@ -11,17 +11,20 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tritonclient.grpc as triton
 
+Array = npt.NDArray[Any]
 
-def tensor(name: str, values: np.ndarray, dtype: str) -> triton.InferInput:
+
+def tensor(name: str, values: Array, dtype: str) -> triton.InferInput:
     """An input of a request."""
     given = triton.InferInput(name, list(values.shape), dtype)
     given.set_data_from_numpy(values)
     return given
 
 
-def teach(client: triton.InferenceServerClient, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def teach(client: triton.InferenceServerClient, images: Array, labels: Array) -> dict[str, Any]:
     """Send up to 64 labelled images for `digits_cnn`; the reply to the first of them."""
     count = len(labels)
     given = [
@@ -44,7 +47,7 @@ def replied(result: triton.InferResult) -> dict[str, Any]:
     return found
 
 
-def follow(client: triton.InferenceServerClient, images: np.ndarray, labels: np.ndarray, **job: Any) -> dict[str, Any]:
+def follow(client: triton.InferenceServerClient, images: Array, labels: Array, **job: Any) -> dict[str, Any]:
     """Teach all images, have a job train on them, and wait for its end; its last state."""
     for first in range(0, len(labels), 64):
         teach(client, images[first : first + 64], labels[first : first + 64])
