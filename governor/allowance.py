@@ -26,7 +26,11 @@ class Allowance:
         self._until_s = at_s + self._window_s
         self._latencies_s: dict[str, list[float]] = {name: [] for name in slos}
         self._failed = dict.fromkeys(slos, 0)
-        self._explored = False
+        self._explored = self._breached = self._counted = False
+
+    def breach(self) -> None:
+        """A trial broke the objective: that counts once, also where no window shows it because it lay across an edge."""
+        self._breached = not self._counted
 
     def add(self, views: Iterable[InstanceView], at_s: float, *, exploring: bool) -> None:
         """Take in what has finished by `at_s`, under a point that was being tried or not."""
@@ -49,8 +53,9 @@ class Allowance:
     def _close(self, *, exploring: bool) -> None:
         verdicts = [judge(self._latencies_s[name], self._failed[name], slo) for name, slo in self._slos.items()]
         self.windows += 1
-        self.broken += self._explored and Verdict.BROKEN in verdicts
-        self._explored = exploring
+        self._counted = self._explored and (self._breached or Verdict.BROKEN in verdicts)
+        self.broken += self._counted
+        self._explored, self._breached = exploring, False
         for name in self._slos:
             self._latencies_s[name].clear()
             self._failed[name] = 0
