@@ -38,12 +38,11 @@ from .jobs.session import Progress, Session, Trained, progress_of
 from .jobs.validation import score
 from .jobs.weights import give, read_served
 from .pacer import Free, Pacer
+from .splitting import LONGEST_S
 from .train import TrainStep
 
 CHECKPOINT_S = 60.0
 """A killed job loses at most so much of its training."""
-LONGEST_S = 0.002
-"""Operations that take longer are computed in pieces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from telemetry.spool import Spool
 from telemetry.trainer_page import JobNotice, TrainerPage
 
 from ..errors import DeadlineMissed, FinetuneError, PageCorrupted, PagesError, StepTorn
-from ..job import CHECKPOINT_S, LONGEST_S, Job, prepare
+from ..job import CHECKPOINT_S, Job, prepare
 from ..pacer import Gate, Heart
+from ..splitting import LONGEST_S
 from .attendance import Attendance, Cancelled, GaveWay, Stopped, World
 from .background import in_background
 from .conditions import Surroundings, unmet

@@ -36,7 +36,7 @@ def add_worker(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--without-governor", action="store_true", help="train although nobody sets limits")
     parser.add_argument("--once", action="store_true", help="end when every job has ended")
     parser.add_argument("--checkpoint-s", type=float, default=60.0, help="what a killed job loses (default: 60)")
-    parser.add_argument("--longest-ms", type=float, default=2.0, help="longer operations run in pieces (default: 2)")
+    parser.add_argument("--longest-ms", type=float, default=5.0, help="longer operations run in pieces (default: 5)")
     parser.add_argument("--sealed", action="store_true", help="encrypt what leaves RAM (needs the extra 'sealed')")
     parser.add_argument("--sysfs-root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
     parser.set_defaults(handler=handler)
