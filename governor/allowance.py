@@ -29,7 +29,7 @@ class Allowance:
         self._explored = self._breached = self._counted = False
 
     def breach(self) -> None:
-        """A trial broke the objective: that counts once, also where no window shows it because it lay across an edge."""
+        """A trial broke the objective: that counts once, also where it lay across an edge and no window shows it."""
         self._breached = not self._counted
 
     def add(self, views: Iterable[InstanceView], at_s: float, *, exploring: bool) -> None:

@@ -175,7 +175,7 @@ def test_a_restart_after_a_reopening_keeps_the_eras_apart(tmp_path: Path) -> Non
 
 
 def test_a_new_version_keeps_the_point_and_what_was_learnt(tmp_path: Path) -> None:
-    """Weights changed, the network did not: the hold goes on, also after a restart; both are subjects of the history."""
+    """Other weights, the same network: the hold goes on, also after a restart; the history has both as subjects."""
     settings = config(tmp_path, trials=3)
     world = simulation()
     with rehearsed(world, settings) as (device, searches):
