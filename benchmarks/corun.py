@@ -53,7 +53,8 @@ def main() -> int:
     out = PART if args.part else OUT
     out.write_text(json.dumps(summary, indent=1) + "\n")
     out.with_suffix(".md").write_text(markdown(summary))
-    corun_plot.picture(out.with_suffix(".png") if args.part else PLOT, summary["cells"], list(summary["models"]))
+    if summary["models"]:
+        corun_plot.picture(out.with_suffix(".png") if args.part else PLOT, summary["cells"], list(summary["models"]))
     _say(out.with_suffix(".md").read_text())
     _say(f"{time.monotonic() - began_s:.0f} s -> {out}, as tables {out.with_suffix('.md')}")
     _say("\n".join(f"left out: {text}; run it again" for text in summary["left_out"]))

@@ -31,7 +31,7 @@ from .corun_trainers import BATCHES, NONE, Arm, Eager
 SIZES = (1, 2, 4)
 """Batch sizes of inference that are measured; limits up to twice the last are considered."""
 HALF, WHOLE = Arm("half"), Arm("whole")
-BURSTS, FILL_S = 10, 0.03
+BURSTS, FILL_S = 6, 0.03
 LOOK_S = 0.001
 KNOBS_S = 5.0
 
@@ -104,7 +104,7 @@ def _batches(stage: Stage, arm: Arm) -> dict[int, float]:
         times_s: Sequence[float] = service_times(played.samples).seconds.get(size, ())
         if times_s:
             found[size] = sum(times_s) / len(times_s)
-            gap_s = FILL_S + 4 * found[size]
+            gap_s = FILL_S + 3 * found[size]
     stage.request_knobs(Knobs(stage.batch_limit, 0))
     return found
 

@@ -21,7 +21,7 @@ from .corun_processes import ProcessFailed
 from .corun_setup import SEEDS_FROM, Setup, measure_setup
 from .corun_stage import LEAD_S, LOAD, SETTLE_S, Stage, staged
 from .corun_traces import arrivals
-from .corun_trainers import ADAPTIVE, ARMS, IDLE, NAIVE, NICE, NONE, OURS, Arm, Eager, Ours, Trainer
+from .corun_trainers import ADAPTIVE, IDLE, NAIVE, NICE, NONE, OURS, Arm, Eager, Ours, Trainer
 from .kept import keep_row, read_row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,9 +30,11 @@ CORE = (NONE, NAIVE, OURS)
 OTHERS = (NICE, IDLE, ADAPTIVE)
 REPEATS = 2
 """Every trace is sent twice: two runs of one cell are as far apart as a prediction may be from one of them."""
-RUN_IN, RUN_IN_S = {NONE: 60, OURS: 200}, 5.0
+RUN_IN, RUN_IN_S = {NONE: 40, OURS: 100}, 4.0
 """Requests beside nobody, from which service times are known, beside ours, whose loop grants a share at a time, and
 seconds beside all others, before anything counts."""
+START_S = 60.0
+"""To compile, to measure, to run in."""
 OVERHEAD_S = 2 * LEAD_S + SETTLE_S
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -40,23 +42,22 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A served model: traces of so many requests, from so many seeds, each sent twice; `minutes` of the default run."""
+    """A served model: traces of so many requests, from so many seeds, each sent twice; `minutes` of the default run.
+
+    `others`: the seeds that arms with a quarter of the requests see.
+    """
 
     name: str
     requests: int
     seeds: int
     minutes: float
-
-    @property
-    def others_seeds(self) -> int:
-        """Seeds that the arms with a quarter of the requests see."""
-        return self.seeds // 4
+    others: range
 
 
 MODELS = (
-    Model("digits_cnn", 500, 4, 6.5),
-    Model("bert_mini", 500, 4, 18.0),
-    Model("efficientnet_b0", 250, 8, 14.0),
+    Model("digits_cnn", 500, 4, 6.5, range(1)),
+    Model("bert_mini", 250, 8, 18.0, range(1, 3)),
+    Model("efficientnet_b0", 100, 20, 14.0, range(15, 20)),
 )
 
 
@@ -84,8 +85,10 @@ def blocks(model: Model, kinds: Sequence[str], arms: Sequence[str]) -> Iterator[
     """All blocks of a model, those first that say most: every kind of arrivals with one seed before the next."""
     for repeat in range(REPEATS):
         for seed in range(model.seeds):
-            few = seed < model.others_seeds
-            wanted = tuple(arm for arm in (*CORE, *OTHERS) if arm.name in arms and (few or arm in CORE))
+            own = (*CORE, *OTHERS) if seed in model.others else CORE
+            wanted = tuple(arm for arm in own if arm.name in arms)
+            if not wanted:
+                continue
             turn = (repeat * model.seeds + seed) % len(wanted)
             for kind in kinds:
                 yield Block(kind, seed, repeat, model.requests, wanted[turn:] + wanted[:turn])
@@ -122,18 +125,14 @@ class Kept:
 
 
 def code() -> str:
-    """A digest of what measures, of what serves, and of what trains."""
+    """A digest of what measures, of what serves, and of what trains; jobs are not what trains here."""
     found = hashlib.sha256(torch.__version__.encode())
-    own = [Path(__file__).with_name(f"corun_{name}.py") for name in ("runs", "stage", "setup", "traces", "trainers")]
-    product = (
-        "triton_backend/*.py",
-        "finetune/*.py",
-        "finetune/executing/*.py",
-        "predictor/*.py",
-        "governor/training.py",
-    )
-    for path in (*own, *(path for pattern in product for path in sorted(ROOT.glob(pattern)))):
-        found.update(path.read_bytes())
+    measures = [f"benchmarks/corun_{name}.py" for name in ("runs", "stage", "setup", "traces", "trainers")]
+    governs = [f"governor/{name}.py" for name in ("training", "beside", "quiet")]
+    product = ("triton_backend/*.py", "finetune/*.py", "finetune/executing/*.py", "predictor/*.py")
+    for path in (path for pattern in (*measures, *governs, *product) for path in sorted(ROOT.glob(pattern))):
+        if path.name != "job.py":
+            found.update(path.read_bytes())
     return found.hexdigest()[:8]
 
 
@@ -150,10 +149,9 @@ def run_model(model: Model, todo: Sequence[Block], kept: Kept, until_s: float, s
             kept.keep_setup(model.name, setup)
         limits = f"limit {1e3 * setup.slo_s:.2f} ms ({1e3 * setup.server_slo_s:.2f} ms within the server)"
         say(f"{model.name}: {setup.rate_hz:.1f} requests/s, {limits}")
-        with contextlib.closing(Company(stage, setup)) as company:
-            company.start([arm for arm in ARMS if any(arm in block.arms for block in left)])
+        with contextlib.closing(Company(stage, setup, say)) as company:
             for block in left:
-                if time.monotonic() + block.seconds(setup.rate_hz) > until_s:
+                if time.monotonic() + company.seconds(block) > until_s:
                     break
                 rows = [company.beside(block, arm) for arm in block.arms]
                 kept.keep_rows(model.name, block, rows)
@@ -163,21 +161,29 @@ def run_model(model: Model, todo: Sequence[Block], kept: Kept, until_s: float, s
 class Company:
     """Those who train beside a stage's model."""
 
-    def __init__(self, stage: Stage, setup: Setup) -> None:
-        self._stage, self._setup = stage, setup
+    def __init__(self, stage: Stage, setup: Setup, say: Say) -> None:
+        self._stage, self._setup, self._say = stage, setup, say
+        self._ready: set[Arm] = set()
         self._failed: dict[str, str] = {}
         self._desk = Desk(stage.run_dir, setup)
+        self._start(NONE)
 
-    def start(self, arms: Sequence[Arm]) -> None:
-        """Start the trainers, and let each run in; one that cannot is left out with a reason."""
-        for arm in arms:
-            try:
-                if arm is not NONE:
-                    self._stage.start(arm, self._maker(arm))
-                requests = RUN_IN.get(arm, int(RUN_IN_S * self._setup.rate_hz) + 1)
-                self._play(arm, arrivals("poisson", self._setup.rate_hz, requests, SEEDS_FROM), listen=arm is NONE)
-            except ProcessFailed as failed:
-                self._fail(arm, failed)
+    def seconds(self, block: Block) -> float:
+        """How long a block takes, about, with those who are not ready yet."""
+        return block.seconds(self._setup.rate_hz) + START_S * len(set(block.arms) - self._ready)
+
+    def _start(self, arm: Arm) -> None:
+        """Start a trainer, and let it run in; one that cannot is left out with a reason."""
+        began_s = time.monotonic()
+        self._ready.add(arm)
+        try:
+            if arm is not NONE:
+                self._stage.start(arm, self._maker(arm))
+            requests = RUN_IN.get(arm, int(RUN_IN_S * self._setup.rate_hz) + 1)
+            self._play(arm, arrivals("poisson", self._setup.rate_hz, requests, SEEDS_FROM), listen=arm is NONE)
+        except ProcessFailed as failed:
+            self._fail(arm, failed)
+        self._say(f"  {arm.name} is ready after {time.monotonic() - began_s:.0f} s {self._failed.get(arm.name, '')}")
 
     def _maker(self, arm: Arm) -> Callable[[], Trainer]:
         model, run_dir = self._stage.model, self._stage.run_dir
@@ -191,6 +197,8 @@ class Company:
         """A trace beside one arm, as a row; `why` in place of figures if that failed."""
         who = {"model": self._stage.model, "kind": block.kind, "seed": block.seed, "repeat": block.repeat}
         row: Row = who | {"arm": arm.name}
+        if arm not in self._ready:
+            self._start(arm)
         if arm.name in self._failed:
             return row | {"why": self._failed[arm.name]}
         try:

@@ -17,8 +17,8 @@ from .corun_traces import arrivals
 
 LOAD_SHARE = 0.2
 """Requests offered, as a share of what the model can serve one by one."""
-ALONE = 60
-TRACE_S, FEWEST = 30.0, 150
+ALONE = 40
+TRACE_S, FEWEST = 20.0, 100
 """Length of the trace that the limits are read from, and the fewest requests in it."""
 SEEDS_FROM = 1000
 """The trace that the governor's limit is read from is none of those measured."""

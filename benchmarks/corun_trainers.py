@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import finetune
 from finetune.capturing.models import load
-from finetune.job import LONGEST_S
-from finetune.pacer import Gate, Heart
+from finetune.pacer import Gate, Heart, step_aside
+from finetune.splitting import LONGEST_S
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import JobNotice, TrainerPage
 
@@ -102,12 +102,13 @@ class Ours:
         self._model, self._batch = model, batch
         self._page = TrainerPage.create(run_dir.trainer_page)
         self._parent = os.getppid()
-        self._gate = Gate(run_dir, self._page, idle=self._look_up, aside=True)
+        self._gate = Gate(run_dir, self._page, idle=self._look_up)
         optimizer = torch.optim.AdamW(module.parameters(), LEARNING_RATE)
         self._step = finetune.compile(module, loss, batch, optimizer=optimizer, pacer=self._gate, longest_s=LONGEST_S)
         self._page.write_notice(self._notice())
         self._heart = Heart(self._page)
-        self._heart.__enter__()
+        self._heart.__enter__()  # before this thread steps aside, as the worker's
+        step_aside()
 
     def due(self) -> bool:
         """Always: the gate is asked inside the step."""

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from benchmarks.corun_adaptive import Predicted, Sizes
-from benchmarks.corun_runs import MODELS, Kept, blocks
+from benchmarks.corun_processes import ProcessFailed
+from benchmarks.corun_runs import MODELS, Block, Company, Kept, blocks
 from benchmarks.corun_setup import Setup
-from benchmarks.corun_stage import Played
+from benchmarks.corun_stage import LOAD, Played, Stage
 from benchmarks.corun_traces import KINDS, arrivals
-from benchmarks.corun_trainers import ARMS
+from benchmarks.corun_trainers import ARMS, NAIVE, NONE, OURS, Arm
 from telemetry.instance_page import Sample, Status
+from telemetry.rundir import RunDir
 
 EVERYBODY = [arm.name for arm in ARMS]
 SECOND_NS = 1_000_000_000
@@ -89,6 +93,64 @@ def played(steps: list[tuple[int, int]], samples: list[tuple[int, int]]) -> Play
     served = [Sample(begin * SECOND_NS, begin * SECOND_NS, end * SECOND_NS, 1, Status.OK) for begin, end in samples]
     pairs = [(begin * SECOND_NS, end * SECOND_NS) for begin, end in steps]
     return Played(0, 10 * SECOND_NS, [(0, 0, SECOND_NS, "")], served, {"steps": pairs})
+
+
+class Theatre(Stage):
+    """A stage without a server or processes: every trace is ten seconds long, and what was played is noted."""
+
+    def __init__(self, folder: Path, broken: str = "") -> None:
+        self.model, self.run_dir, self.batch_limit = "digits_cnn", RunDir(folder), 8
+        self.run_dir.make()
+        self.started: list[str] = []
+        self.played: list[str] = []
+        self._broken = broken
+
+    def start(self, arm: Arm, make: Callable[[], object]) -> None:
+        self.started.append(arm.name)
+        if arm.name == self._broken:
+            raise ProcessFailed(arm.name, "the process ended with -9")
+
+    def stop(self, arm: Arm) -> None:
+        self.started.remove(arm.name)
+
+    def play(self, arrivals_s: object, arm: Arm = NONE, tick: object = None, over: object = None) -> Played:
+        if self._broken == LOAD and self.played:
+            raise ProcessFailed(LOAD, "no answer within 120 s")
+        self.played.append(arm.name)
+        return played([(0, 5), (5, 10)], [(1, 4)])
+
+
+SETUP = Setup(20.0, 0.03, 0.029, 8, 0.0, {1: (0.01,)})
+BLOCK = Block("poisson", 0, 0, 5, (OURS, NONE, NAIVE))
+
+
+def test_trainers_start_when_they_are_needed(tmp_path: Path) -> None:
+    """Each runs in once before its first trace counts; every arm of a block has a row."""
+    stage = Theatre(tmp_path)
+    with contextlib.closing(Company(stage, SETUP, lambda line: None)) as company:
+        later = company.seconds(BLOCK)
+        rows = [company.beside(BLOCK, arm) for arm in BLOCK.arms]
+        assert company.seconds(BLOCK) < later
+    assert stage.played == ["none", "ours", "ours", "none", "naive", "naive"]
+    assert [row["steps"] for row in rows] == [2.0] * 3
+    assert "desk" in rows[0]
+
+
+def test_an_arm_that_fails_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    """The others go on; it is not tried again."""
+    stage = Theatre(tmp_path, broken="naive")
+    with contextlib.closing(Company(stage, SETUP, lambda line: None)) as company:
+        for _ in range(2):
+            assert "ended with -9" in company.beside(BLOCK, NAIVE)["why"]
+        assert company.beside(BLOCK, NONE)["steps"] == 2.0
+    assert stage.started == []
+
+
+def test_nothing_goes_on_without_clients(tmp_path: Path) -> None:
+    """That requests cannot be sent is no arm's failure."""
+    company = Company(Theatre(tmp_path, broken=LOAD), SETUP, lambda line: None)
+    with contextlib.closing(company), pytest.raises(ProcessFailed, match="load"):
+        company.beside(BLOCK, NONE)
 
 
 def test_steps_that_reach_beyond_the_trace_count_in_part() -> None:
