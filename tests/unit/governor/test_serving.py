@@ -35,9 +35,10 @@ def test_a_live_server_is_found(tmp_path: Path) -> None:
     assert found.grpc_url == "[::1]:2"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x"}', f'{{"pid": {os.getpid()}}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x"}', '{"pid": PID}'])
 def test_rubbish_is_no_server(tmp_path: Path, content: str) -> None:
     """A file that says nothing, or too little, counts as none."""
+    content = content.replace("PID", str(os.getpid()))
     (tmp_path / "serve.json").write_text(content)
     (tmp_path / "rollout.json").write_text(content)
     assert read_served(tmp_path) is None
