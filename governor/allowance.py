@@ -26,11 +26,7 @@ class Allowance:
         self._until_s = at_s + self._window_s
         self._latencies_s: dict[str, list[float]] = {name: [] for name in slos}
         self._failed = dict.fromkeys(slos, 0)
-        self._explored = self._breached = self._counted = False
-
-    def breach(self) -> None:
-        """A trial broke the objective: that counts once, also where it lay across an edge and no window shows it."""
-        self._breached = not self._counted
+        self._explored = False
 
     def add(self, views: Iterable[InstanceView], at_s: float, *, exploring: bool) -> None:
         """Take in what has finished by `at_s`, under a point that was being tried or not."""
@@ -53,9 +49,8 @@ class Allowance:
     def _close(self, *, exploring: bool) -> None:
         verdicts = [judge(self._latencies_s[name], self._failed[name], slo) for name, slo in self._slos.items()]
         self.windows += 1
-        self._counted = self._explored and (self._breached or Verdict.BROKEN in verdicts)
-        self.broken += self._counted
-        self._explored, self._breached = exploring, False
+        self.broken += self._explored and Verdict.BROKEN in verdicts
+        self._explored = exploring
         for name in self._slos:
             self._latencies_s[name].clear()
             self._failed[name] = 0

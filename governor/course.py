@@ -159,7 +159,6 @@ class Course(Keeper):
         elif isinstance(record.outcome, Violated):
             self._status.fault("objective", f"broken at {record.point}, in a trial")
             self._blamed_s = self._clock() - record.window_s
-            self._allowance.breach()
             self._think()
             self._step_back()
         elif reason == "load":

@@ -279,17 +279,6 @@ def test_exploring_waits_once_its_share_of_broken_windows_is_used_up() -> None:
     assert waits_s[-1] == 0.0
 
 
-def test_a_breach_across_the_edge_of_two_windows_counts_once() -> None:
-    """A trial that broke the objective uses up a window, whether one window shows it, two, or none."""
-    allowance = Allowance({"a": Slo(0.95, 0.05)}, 0.1, 0.0)
-    for number, late in enumerate((5, 0, 50, 0, 0)):
-        allowance.add([view("a", late, 100)], 10.0 * number + 5.0, exploring=True)
-        if number in (0, 3):
-            allowance.breach()
-        allowance.add([], 10.0 * (number + 1), exploring=True)
-    assert (allowance.windows, allowance.broken) == (5, 2)
-
-
 def test_beyond_its_share_the_best_point_is_held_for_a_while(tmp_path: Path) -> None:
     """Not the end of the tuning: it says so, and goes on with the very point that it had in mind."""
     wanted = {"gpu_hz": 918e6, "batch": 4.0}
