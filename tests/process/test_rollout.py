@@ -154,12 +154,12 @@ def test_one_that_makes_requests_late_is_taken_back(
 
     def slow_down() -> None:
         page = page_of(server, number, eventually)
-        page.write_stretch((1000.0,) * 8)  # as a virtual board's clockd would, for a version this much heavier
+        page.write_stretch((700.0,) * 8)  # as a virtual board's clockd would, for a version this much heavier
         page.close()
 
     slowing = threading.Thread(target=slow_down)
     slowing.start()
-    with Clients(server.grpc_url, count=12) as clients:
+    with Clients(server.grpc_url, count=4) as clients:
         done = publish_trained(run_dir, "digits_cnn", weights, job="slow", watch_s=60.0)
         slowing.join()
         before = clients.versions[str(base)]

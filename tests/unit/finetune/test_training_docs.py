@@ -22,7 +22,7 @@ from transformers import Trainer
 import finetune
 from finetune import errors
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 GUIDE = (DOCS / "training.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
