@@ -88,6 +88,7 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.mark.external
 def test_a_model_learns_what_its_users_send_while_it_serves(
     flow: Flow, example: ModuleType, eventually: Callable[..., None]
 ) -> None:
