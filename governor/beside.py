@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from predictor.queueing import quantile
 from telemetry.instance_page import Status
 
-from .guard import Slo, Verdict, chance_of_late, judge
+from .guard import Slo, Verdict, judge
 from .latency import HOPELESS
-from .reader import InstanceView
+from .reader import InstanceView, waited_s
 from .traffic import FAILURES
-from .watch import ENOUGH, PLAIN
+from .watch import plainly_broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class Beside:
         views = [view for view in views if view.info.instance in slos]
         for view in views:
             self._take(view)
-        hopeless = any(_waited_s(view, now_ns) > HOPELESS * slos[view.info.instance].limit_s for view in views)
+        waits = ((view, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in views)
+        hopeless = any(wait_s > HOPELESS * slos[view.info.instance].limit_s for view, wait_s in waits)
         over = now_s - (self._begin_s or now_s) >= max((slo.window_s for slo in slos.values()), default=10.0)
         if not (over or hopeless or self._plainly_broken(slos)):
             return None
@@ -74,7 +75,7 @@ class Beside:
         for name, slo in slos.items():
             latencies_s, failed = self._latencies_s.get(name, []), self._failed.get(name, 0)
             late, total = failed + sum(latency_s > slo.limit_s for latency_s in latencies_s), failed + len(latencies_s)
-            if late and total >= ENOUGH and chance_of_late(late, total, 1 - slo.quantile) < PLAIN:
+            if late and plainly_broken(late, total, slo):
                 return True
         return False
 
@@ -90,7 +91,3 @@ class Beside:
         verdict = judge(self._latencies_s.get(name, []), self._failed.get(name, 0), slo)
         share = latency_s / slo.limit_s
         return max(share, 1.01) if verdict is Verdict.BROKEN else min(share, 1.0)
-
-
-def _waited_s(view: InstanceView, now_ns: int) -> float:
-    return (now_ns - view.oldest_arrival_ns) / 1e9 if view.in_flight and view.oldest_arrival_ns else 0.0

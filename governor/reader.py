@@ -173,3 +173,8 @@ class PageReader:
             except PageError:
                 return None
         return self._board.read() if self._board.alive(now_ns) else None
+
+
+def waited_s(now_ns: int, in_flight: int, oldest_arrival_ns: int) -> float:
+    """How long the oldest request in flight has waited, in seconds; 0 if there is none."""
+    return (now_ns - oldest_arrival_ns) / 1e9 if in_flight and oldest_arrival_ns else 0.0

@@ -11,7 +11,7 @@ from telemetry.instance_page import Sample, Status
 
 from .guard import Slo
 from .latency import HOPELESS, ModelWindow
-from .reader import InstanceView
+from .reader import InstanceView, waited_s
 
 ARRIVALS = 1500
 """Arrivals remembered; the trace against which every trial of a run is replayed."""
@@ -51,7 +51,7 @@ class Traffic:
 
     def waited_s(self, now_ns: int) -> float:
         """How long the oldest request in flight has waited, 0 if there is none."""
-        return (now_ns - self.oldest_arrival_ns) / 1e9 if self.in_flight and self.oldest_arrival_ns else 0.0
+        return waited_s(now_ns, self.in_flight, self.oldest_arrival_ns)
 
     @property
     def failed(self) -> int:

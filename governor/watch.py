@@ -53,6 +53,10 @@ class Watch:
             recent.append((sample.end_ns, late))
             while recent[0][0] <= sample.end_ns - 1e9 * slo.window_s:
                 recent.popleft()
-            if late and len(recent) >= ENOUGH:
-                late_count = sum(late for _, late in recent)
-                self.broken |= chance_of_late(late_count, len(recent), 1 - slo.quantile) < PLAIN
+            if late:
+                self.broken |= plainly_broken(sum(late for _, late in recent), len(recent), slo)
+
+
+def plainly_broken(late: int, total: int, slo: Slo) -> bool:
+    """Whether so many late requests of `total` cannot be luck, asked at every late one."""
+    return total >= ENOUGH and chance_of_late(late, total, 1 - slo.quantile) < PLAIN
