@@ -106,8 +106,7 @@ def prepare(job: Job, pacer: Pacer | None = None, stage: Callable[[str], None] =
         step = left.enter_context(_compiled(job, module, optimizer, data, pacer, stage))
         torch.manual_seed(request.seed)
         if state is None:
-            each = -(-len(data.training) // request.batch)
-            progress = Progress(0, each * request.epochs, before)
+            progress = Progress(0, data.steps * request.epochs, before)
         else:
             state.check(module, optimizer)
             step.load_state_dict(state.trained())

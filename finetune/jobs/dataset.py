@@ -28,12 +28,14 @@ class Dataset:
 
     def __init__(self, samples: Samples, batch: int, held_out_share: float, seed: int) -> None:
         self._samples = samples
-        held_out = min(MOST_HELD_OUT, max(1, round(len(samples) * held_out_share)))
+        held_out = _held_out(len(samples), held_out_share)
         if len(samples) - held_out < batch:
             raise TooFewSamples(len(samples), _needed(batch, held_out_share))
         order = shuffled(len(samples), seed, _HELD_OUT_EPOCH).tolist()
         self.held_out: Sequence[int] = sorted(order[:held_out])
         self.training: Sequence[int] = sorted(order[held_out:])
+        self.steps = -(-len(self.training) // batch)
+        """Of one epoch."""
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -59,9 +61,13 @@ class Dataset:
         return self.batch([self.training[place] for place in picked], look)
 
 
+def _held_out(count: int, share: float) -> int:
+    return min(MOST_HELD_OUT, max(1, round(count * share)))
+
+
 def _needed(batch: int, held_out_share: float) -> int:
     """The fewest samples of which a batch is left to train on."""
     count = batch + 1
-    while count - min(MOST_HELD_OUT, max(1, round(count * held_out_share))) < batch:
+    while count - _held_out(count, held_out_share) < batch:
         count += 1
     return count

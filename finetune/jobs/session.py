@@ -71,7 +71,6 @@ class Session:
         self._module, self._optimizer, self._step, self._order = module, optimizer, step, order
         self._pacer, self._looks = pacer, Looks(pacer)
         self._progress = progress
-        self._each = -(-len(data.training) // job.request.batch)
         self._not_finite = 0
         self._resources = contextlib.ExitStack()
 
@@ -120,7 +119,7 @@ class Session:
             if self._not_finite >= NOT_FINITE:
                 raise Diverged(self._not_finite, self._progress.step + 1) from error
         self._progress = replace(self._progress, step=self._progress.step + 1, loss=loss)
-        if self._progress.step % self._each == 0:
+        if self._progress.step % self.data.steps == 0:
             self._validate()
 
     def save(self) -> None:

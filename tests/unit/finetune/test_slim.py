@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +19,8 @@ from finetune.plan_file import parse_plan, to_json, write_plan
 from finetune.profile import Profile, profile
 from tests.unit.finetune.training import assert_equal, state_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HUGE_BYTES, BUDGET_BYTES = 1 << 28, 1 << 27
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from finetune.splitting import RULES, Pieces, make_interruptible
 from finetune.splitting_rules.cuts import Pause, Piecewise, Sample, spans
 from tests.unit.finetune.captured_steps import Attention, Residual, eager, flat_cross_entropy, planned
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 AT_ALL_S = 1e-7
 """Every operation is longer than this."""
 
@@ -37,14 +38,6 @@ class InPieces(Operations):
 
     def pause(self) -> None:
         self.pauses += 1
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
