@@ -31,8 +31,8 @@ OTHERS = (NICE, IDLE, ADAPTIVE)
 REPEATS = 2
 """Every trace is sent twice: two runs of one cell are as far apart as a prediction may be from one of them."""
 RUN_IN, RUN_IN_S = {NONE: 40, OURS: 100}, 4.0
-"""Requests beside nobody, from which service times are known, beside ours, whose loop grants a share at a time, and
-seconds beside all others, before anything counts."""
+"""Before anything counts: so many seconds, and requests at least beside nobody, to know service times, and beside ours,
+whose loop grants a share at a time."""
 START_S = 60.0
 """To compile, to measure, to run in."""
 OVERHEAD_S = 2 * LEAD_S + SETTLE_S
@@ -179,7 +179,7 @@ class Company:
         try:
             if arm is not NONE:
                 self._stage.start(arm, self._maker(arm))
-            requests = RUN_IN.get(arm, int(RUN_IN_S * self._setup.rate_hz) + 1)
+            requests = max(RUN_IN.get(arm, 0), int(RUN_IN_S * self._setup.rate_hz) + 1)
             self._play(arm, arrivals("poisson", self._setup.rate_hz, requests, SEEDS_FROM), listen=arm is NONE)
         except ProcessFailed as failed:
             self._fail(arm, failed)

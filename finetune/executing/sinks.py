@@ -211,7 +211,7 @@ def is_state_of(weight: Tensor, value: object) -> bool:
 def as_its_weight(parameter: Tensor, gradient: Tensor) -> Tensor:
     """A gradient in its weight's shape and order of elements, as `backward` leaves it; copied if it lies otherwise."""
     found = gradient.view_as(parameter) if gradient.shape != parameter.shape else gradient
-    if not is_dense(parameter) or lie_alike(parameter, found):
+    if lie_alike(parameter, found) or not is_dense(parameter):
         return found
     return torch.empty_like(parameter, dtype=found.dtype).copy_(found)
 

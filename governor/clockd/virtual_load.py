@@ -205,7 +205,7 @@ class VirtualLoad:
         present = {key for path in self._folder.glob("*.page") if (key := _key(path))}
         for key in self._instances.keys() - present:
             self._instances.pop(key).page.close()
-        for key in present - self._instances.keys():
+        for key in sorted(present - self._instances.keys()):
             try:
                 self._instances[key] = InstanceLoad(InstancePage.open(key[0], writable=True))
             except PageError as error:
