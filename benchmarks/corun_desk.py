@@ -20,8 +20,8 @@ from .corun_setup import Setup
 
 QUANTILE = 0.95
 """Of latencies within the server, promised to stay below the limit that one request in sixty exceeds anyway."""
-WINDOW = 50
-"""Requests that are judged together, about."""
+WINDOW, WINDOW_S = 50, 2.0
+"""Requests that are judged together, at least, and for how long: a governor has more to do than to judge."""
 SLICE_S, TTL_S = 0.05, 2.0
 STRETCHES = 256
 
@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, run_dir: RunDir, setup: Setup) -> None:
         self._reader = PageReader(run_dir)
-        self._slo = Slo(QUANTILE, setup.server_slo_s, WINDOW / setup.rate_hz)
+        self._slo = Slo(QUANTILE, setup.server_slo_s, max(WINDOW_S, WINDOW / setup.rate_hz))
         self._thinker = ThreadPoolExecutor(1)
         self._faults: list[str] = []
         self._training = Training(self._reader.write_limits, self._thinker, time.monotonic, self._fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,10 @@ CORE = (NONE, NAIVE, OURS)
 OTHERS = (NICE, IDLE, ADAPTIVE)
 REPEATS = 2
 """Every trace is sent twice: two runs of one cell are as far apart as a prediction may be from one of them."""
-RUN_IN, RUN_IN_S = {NONE: 40, OURS: 100}, 4.0
-"""Before anything counts: so many seconds, and requests at least beside nobody, to know service times, and beside ours,
-whose loop grants a share at a time."""
+RUN_IN = {NONE: (40, 4.0), OURS: (100, 12.0)}
+RUN_IN_OTHERS = 0, 4.0
+"""Requests and seconds, at least, before anything counts: service times must be known, and ours is granted its share
+of the time a window after the other."""
 START_S = 60.0
 """To compile, to measure, to run in."""
 OVERHEAD_S = 2 * LEAD_S + SETTLE_S
@@ -55,9 +57,9 @@ class Model:
 
 
 MODELS = (
-    Model("digits_cnn", 500, 4, 6.5, range(1)),
-    Model("bert_mini", 250, 8, 18.0, range(1, 3)),
-    Model("efficientnet_b0", 100, 20, 14.0, range(15, 20)),
+    Model("digits_cnn", 500, 4, 11.0, range(1)),
+    Model("bert_mini", 250, 8, 15.5, range(1, 3)),
+    Model("efficientnet_b0", 100, 20, 12.0, range(15, 20)),
 )
 
 
@@ -127,7 +129,7 @@ class Kept:
 def code() -> str:
     """A digest of what measures, of what serves, and of what trains; jobs are not what trains here."""
     found = hashlib.sha256(torch.__version__.encode())
-    measures = [f"benchmarks/corun_{name}.py" for name in ("runs", "stage", "setup", "traces", "trainers")]
+    measures = [f"benchmarks/corun_{name}.py" for name in ("runs", "stage", "setup", "desk", "traces", "trainers")]
     governs = [f"governor/{name}.py" for name in ("training", "beside", "quiet")]
     product = ("triton_backend/*.py", "finetune/*.py", "finetune/executing/*.py", "predictor/*.py")
     for path in (path for pattern in (*measures, *governs, *product) for path in sorted(ROOT.glob(pattern))):
@@ -179,7 +181,8 @@ class Company:
         try:
             if arm is not NONE:
                 self._stage.start(arm, self._maker(arm))
-            requests = max(RUN_IN.get(arm, 0), int(RUN_IN_S * self._setup.rate_hz) + 1)
+            fewest, seconds = RUN_IN.get(arm, RUN_IN_OTHERS)
+            requests = max(fewest, math.ceil(seconds * self._setup.rate_hz))
             self._play(arm, arrivals("poisson", self._setup.rate_hz, requests, SEEDS_FROM), listen=arm is NONE)
         except ProcessFailed as failed:
             self._fail(arm, failed)

@@ -12,11 +12,12 @@ from governor.latency import service_times
 from predictor.queueing import ServiceTimes
 
 from .corun_report import FLOOR_LATE
-from .corun_stage import Stage
+from .corun_stage import Played, Stage
 from .corun_traces import arrivals
 
 LOAD_SHARE = 0.2
-"""Requests offered, as a share of what the model can serve one by one."""
+"""Requests offered, as a share of what one client gets that asks again once it is answered: client and server share
+this host's processors with training."""
 ALONE = 40
 TRACE_S, FEWEST = 20.0, 100
 """Length of the trace that the limits are read from, and the fewest requests in it."""
@@ -54,9 +55,9 @@ class Setup:
 def measure_setup(stage: Stage) -> Setup:
     """Requests one by one tell the rate; a Poisson trace at that rate the limits and the service times."""
     first = stage.play([0.1 * number for number in range(10)])
-    gap_s = 3 * float(np.median([sample.latency_s for sample in first.samples]))
+    gap_s = 3 * _round_trip_s(first)
     alone = stage.play([gap_s * number for number in range(ALONE)])
-    rate_hz = LOAD_SHARE / float(np.median([sample.latency_s for sample in alone.samples]))
+    rate_hz = LOAD_SHARE / _round_trip_s(alone)
     played = stage.play(arrivals("poisson", rate_hz, max(FEWEST, int(TRACE_S * rate_hz)), SEEDS_FROM))
     seen_s = [latency_s for latency_s in played.latencies_s if latency_s is not None]
     within_s = [sample.latency_s for sample in played.samples]
@@ -64,3 +65,7 @@ def measure_setup(stage: Stage) -> Setup:
     times = service_times(played.samples)
     services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
     return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)
+
+
+def _round_trip_s(played: Played) -> float:
+    return float(np.median([latency_s for latency_s in played.latencies_s if latency_s is not None]))
