@@ -17,7 +17,7 @@ from typing import Any
 
 from predictor.corun import CoRunModel, Serving, TrainingSlices
 from predictor.nnls import CoRun, NnlsPredictor
-from predictor.queueing import ServiceTimes, quantile
+from predictor.queueing import ServiceTimes, occupied_s, quantile
 
 from .corun_adaptive import Sizes
 from .corun_setup import Setup
@@ -126,9 +126,11 @@ def alone(rows: Sequence[Row], setup: Setup) -> ServiceTimes:
     """Service times by batch size of segments without training, each batch counted once."""
     sizes: dict[int, list[float]] = defaultdict(list)
     for row in rows:
-        batches = {start_s: (size, end_s - start_s) for _, start_s, end_s, size in row["served"]}
-        for size, service_s in batches.values():
-            sizes[size].append(service_s)
+        free_s = 0.0
+        for arrival_s, start_s, end_s, size in row["served"]:
+            if end_s > free_s:
+                sizes[size].append(occupied_s(arrival_s, start_s, end_s, free_s))
+                free_s = end_s
     seconds = {size: tuple(times_s) for size, times_s in sizes.items()}
     return ServiceTimes(seconds or setup.services, setup.turnaround_s)
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterable
 
 from predictor.corun import Serving
-from predictor.queueing import ServiceTimes
+from predictor.queueing import ServiceTimes, occupied_s
 from telemetry.instance_page import Status
 
 from .reader import InstanceView
@@ -30,6 +30,8 @@ class Quiet:
         self._times_s: dict[Hashable, dict[str, dict[int, deque[float]]]] = {}
         self._limits: dict[str, tuple[str, int, float]] = {}
         """The model, and the batch limit and wait in force."""
+        self._free_s: dict[str, float] = {}
+        """When the latest batch ended."""
 
     def add(self, views: Iterable[InstanceView], clocks: Hashable, since_s: float) -> None:
         """Take in what finished; batches that began after `since_s` ran at these clocks, with nothing beside them."""
@@ -42,14 +44,17 @@ class Quiet:
             self._limits[name] = view.info.model, limit, wait_ns / 1e9
             arrivals_s = self._arrivals_s.setdefault(name, deque(maxlen=ARRIVALS))
             by_batch = here.setdefault(name, {})
-            seen = 0
             for sample in view.samples:
                 if sample.status is not Status.OK:
                     continue
                 arrivals_s.append(sample.arrival_ns / 1e9)
-                if sample.start_ns >= 1e9 * since_s and sample.start_ns != seen and sample.service_s > 0:
-                    seen = sample.start_ns  # those of one batch are one service time
-                    by_batch.setdefault(sample.batch, deque(maxlen=TIMES)).append(sample.service_s)
+                start_s, end_s, free_s = sample.start_ns / 1e9, sample.end_ns / 1e9, self._free_s.get(name, 0.0)
+                if end_s <= free_s:
+                    continue  # those of one batch are one service time
+                self._free_s[name] = end_s
+                time_s = occupied_s(arrivals_s[-1], start_s, end_s, free_s, wait_ns / 1e9)
+                if end_s - time_s >= since_s and time_s > 0:
+                    by_batch.setdefault(sample.batch, deque(maxlen=TIMES)).append(time_s)
 
     def batches(self, name: str, clocks: Hashable) -> int:
         """How many batches of an instance were timed at these clocks."""
@@ -80,6 +85,7 @@ class Quiet:
         for name in self._limits.keys() - set(present):
             self._limits.pop(name)
             self._arrivals_s.pop(name)
+            self._free_s.pop(name, None)
             for here in self._times_s.values():
                 here.pop(name, None)
 

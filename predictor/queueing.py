@@ -64,6 +64,15 @@ class ServiceTimes:
         return tuple(scale * time_s for time_s in self.seconds[near])
 
 
+def occupied_s(arrival_s: float, start_s: float, end_s: float, free_s: float, batch_wait_s: float = 0.0) -> float:
+    """Seconds that a batch occupied the server: from when it could have begun, not from when it did.
+
+    That is once its first request was there (`arrival_s`) and had waited for others, and the batch before had ended
+    (`free_s`). What passes from then on, a thread that wakes up late, is the server's own.
+    """
+    return end_s - min(start_s, max(arrival_s + batch_wait_s, free_s))
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
     """What a replay found: latency of each request in seconds, in order of arrival, and the server's busy share."""

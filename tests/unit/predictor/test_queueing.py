@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictor.queueing import ServiceTimes, quantile, replay
+from predictor.queueing import ServiceTimes, occupied_s, quantile, replay
 
 ONE = ServiceTimes({1: (1.0,)})
 FLAT = ServiceTimes(dict.fromkeys((1, 2, 4, 8), (1.0,)))
@@ -42,6 +42,21 @@ def test_an_unhurried_server_adds_nothing() -> None:
 def test_who_comes_together_waits_in_line() -> None:
     """One by one, three at once take one, two and three service times."""
     assert replay([0.0, 0.0, 0.0], ONE, 1).latencies_s == (1.0, 2.0, 3.0)
+
+
+def test_times_read_off_a_trace_bring_the_trace_back() -> None:
+    """What a late thread added is in them: replayed, the same arrivals are as late as they were."""
+    rng = random.Random(7)
+    arrivals_s, latencies_s, times_s, free_s = poisson(0.5, 400), [], [], 0.0
+    for arrival_s in arrivals_s:
+        start_s = max(arrival_s, free_s) + 0.2 * rng.random()
+        end_s = start_s + 1.0
+        times_s.append(occupied_s(arrival_s, start_s, end_s, free_s))
+        latencies_s.append(end_s - arrival_s)
+        free_s = end_s
+    assert min(times_s) >= 1.0
+    found = replay(arrivals_s, ServiceTimes({1: tuple(times_s)}), 1)
+    assert found.quantile_s(0.9) == pytest.approx(quantile(latencies_s, 0.9), rel=0.1)
 
 
 @pytest.mark.parametrize(("limit", "latencies_s"), [(1, (1, 2, 3, 4, 5)), (2, (1, 1, 2, 2, 3)), (8, (1, 1, 1, 1, 1))])
