@@ -148,6 +148,7 @@ def test_no_request_fails(server: TritonServer, versions: Versions, weights: Wei
     assert versions.fresh == done.version + 1
 
 
+@pytest.mark.external
 def test_one_that_makes_requests_late_is_taken_back(
     server: TritonServer, versions: Versions, weights: Weights, run_dir: Path, eventually: Eventually
 ) -> None:
