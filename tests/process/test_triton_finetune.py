@@ -12,6 +12,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,16 @@ from telemetry.instance_page import InstancePage
 from telemetry.spool import JobState, Spool, read_samples
 
 Client = grpc.InferenceServerClient
+ANSWER_S = 20.0
+
+
+@contextmanager
+def serving(folder: Path, repository: Path) -> Iterator[TritonServer]:
+    """A server of these models, whose samples and jobs lie in `folder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEG_SPOOL_DIR", str(folder / "spool"))
+        with TritonServer(repository, run_dir=folder / "run", log_path=folder / "log", publish=True) as up:
+            yield up
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +50,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     shutil.copytree(repository / "finetune", tight)
     config = (tight / "config.pbtxt").read_text().replace('"256"', '"1"').replace("drop-oldest", "refuse")
     (tight / "config.pbtxt").write_text(config.replace('"16"', '"1"').replace('"digits_cnn,', '"small=digits_cnn,'))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEG_SPOOL_DIR", str(folder / "spool"))
-        with TritonServer(repository, run_dir=folder / "run", log_path=folder / "log", publish=True) as up:
-            yield up
+    with serving(folder, repository) as up:
+        yield up
 
 
 @pytest.fixture
@@ -78,7 +88,8 @@ def samples(labels: list[int], value: float, model: str = "digits_cnn", kind: An
 
 
 def ask(client: Any, inputs: list[Any], model: str = "finetune") -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(client.infer(model, inputs).as_numpy("REPLY")[0, 0])
+    limit: dict[str, Any] = {"client_timeout": ANSWER_S} if isinstance(client, Client) else {}
+    answer: dict[str, Any] = json.loads(client.infer(model, inputs, **limit).as_numpy("REPLY")[0, 0])
     return answer
 
 
@@ -172,12 +183,17 @@ def test_no_room_is_unavailable(client: Client, spool: Spool) -> None:
     assert ask(client, samples([1], 0.5))["stored"] == 1
 
 
-def test_what_was_answered_survives_a_kill(served: TritonServer, spool: Spool, eventually: Callable[..., None]) -> None:
-    """kill -9 of the process in the midst of samples: every one that was answered is there, once, and none is torn."""
+def test_what_was_answered_survives_a_kill(tmp_path: Path, eventually: Callable[..., None]) -> None:
+    """kill -9 of the process in the midst of samples: every one that was answered is there, once, and none is torn.
+
+    The request that it was at may never be answered and keep Triton from unloading the model, hence servers of its own.
+    """
+    repository = tmp_path / "repository"
+    shutil.copytree(triton_repo.REPOSITORY / "finetune", repository / "finetune")
     answered: list[int] = []
 
-    def teach() -> None:
-        with Client(served.grpc_url) as own:
+    def teach(url: str) -> None:
+        with Client(url) as own:
             for number in range(100_000):
                 try:
                     ask(own, samples([number % 10], float(number)))
@@ -185,19 +201,17 @@ def test_what_was_answered_survives_a_kill(served: TritonServer, spool: Spool, e
                     return
                 answered.append(number)
 
-    teacher = threading.Thread(target=teach)
-    teacher.start()
-    eventually(lambda: len(answered) > 50, within_s=120.0)
-    os.kill(stub_of(served), signal.SIGKILL)
-    teacher.join()
-    found = [int(value) for value, _ in stored(spool)]
+    with serving(tmp_path, repository) as up:
+        teacher = threading.Thread(target=teach, args=(up.grpc_url,))
+        teacher.start()
+        eventually(lambda: len(answered) > 50, within_s=120.0)
+        os.kill(stub_of(up), signal.SIGKILL)
+        teacher.join()
+    found = [int(value) for value, _ in stored(Spool(tmp_path / "spool"))]
     assert len(found) == len(set(found))
     assert found[: len(answered)] == answered
     assert len(found) <= len(answered) + 1
-    with Client(served.grpc_url) as own:
-        own.unload_model("finetune", headers=served.grpc_headers)
-        eventually(lambda: not own.is_model_ready("finetune"))
-        own.load_model("finetune", headers=served.grpc_headers)
+    with serving(tmp_path, repository) as again, Client(again.grpc_url) as own:
         assert ask(own, samples([1], -1.0))["samples"] == len(found) + 1
 
 
