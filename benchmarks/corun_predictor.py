@@ -123,7 +123,7 @@ def judge(model: str, rows: Iterable[Row], setup: Setup) -> dict[str, Any] | Non
 
 
 def alone(rows: Sequence[Row], setup: Setup) -> ServiceTimes:
-    """Service times by batch size of segments without training, each batch counted once."""
+    """Service times by batch size of segments without training, each batch once, with what passed before it began."""
     sizes: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         free_s = 0.0
@@ -132,7 +132,7 @@ def alone(rows: Sequence[Row], setup: Setup) -> ServiceTimes:
                 sizes[size].append(occupied_s(arrival_s, start_s, end_s, free_s))
                 free_s = end_s
     seconds = {size: tuple(times_s) for size, times_s in sizes.items()}
-    return ServiceTimes(seconds or setup.services, setup.turnaround_s)
+    return ServiceTimes(seconds) if seconds else setup.service_times
 
 
 def _mape(cells: Sequence[Mapping[str, Any]], name: str) -> float:
