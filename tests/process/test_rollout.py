@@ -28,7 +28,7 @@ from governor.rollout import find_target, publish_trained
 from governor.server import TritonServer
 from governor.serving import read_rollout
 from governor.versions import RolledBack, RolledOut, Trial, Versions
-from telemetry import instance_page
+from telemetry.instance_page import Counter as Word
 from telemetry.instance_page import InstancePage
 
 Weights = dict[str, torch.Tensor]
@@ -186,7 +186,7 @@ def test_one_that_dies_is_taken_back(
         # with it (boost::interprocess::lock_exception). `teg serve` starts another one then; here there is none.
         eventually(lambda: serving(server) == number, within_s=90.0)
         page = page_of(server, number, eventually)
-        eventually(lambda: page.counter(instance_page.Counter.REQUESTS) > 0 and not page.in_flight)
+        eventually(lambda: page.counter(Word.REQUESTS) > 0 and not page.in_flight)
         time.sleep(0.1)
         os.kill(page.pid, signal.SIGKILL)
         page.close()

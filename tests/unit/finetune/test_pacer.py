@@ -14,7 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from finetune.pacer import ALONE, DEBT_NS, EVERY, IDLE_NS, NO_GOVERNOR, POLL_S, RESTING_S, Free, Gate, Heart, step_aside
+from finetune.pacer import (
+    ALONE,
+    DEBT_NS,
+    EVERY,
+    FIRST_POLL_S,
+    IDLE_NS,
+    NO_GOVERNOR,
+    POLL_S,
+    RESTING_S,
+    Free,
+    Gate,
+    Heart,
+    step_aside,
+)
 from telemetry.instance_page import BOOKS, InstanceInfo, InstancePage
 from telemetry.pages import HEARTBEAT, STALE_NS
 from telemetry.rundir import RunDir
@@ -113,6 +126,13 @@ def test_it_waits_while_any_request_is_in_flight(world: World) -> None:
     waited_s = world.gate.wait()
     assert 0.020 <= waited_s <= 0.020 + 2 * POLL_S
     assert world.gate.clear()
+
+
+def test_a_short_request_holds_it_hardly_longer_than_it_takes(world: World) -> None:
+    """Looks come thick at first."""
+    world.gate.wait()
+    world.request(world.instances[1], MS // 5)
+    assert world.gate.wait() <= 0.0002 + 2 * FIRST_POLL_S < POLL_S
 
 
 def test_a_dead_instance_does_not_hold_it(world: World) -> None:
