@@ -23,7 +23,7 @@ import torch
 
 from . import execute_plot, execute_report
 from .execute_markdown import markdown
-from .execute_runs import Job, Kept, environment, run_model
+from .execute_runs import TIMES, Job, Kept, environment, run_model
 from .trainers.child import TRAINERS
 
 FULL = os.environ.get("FULL") == "1"
@@ -32,7 +32,7 @@ PART = Path("out/bench/execute-part.json")
 FOLDER = Path("out/bench/execute")
 PLOT = Path("docs/executed.png")
 MINUTES = 25.0
-ROUNDS = 15 if FULL else 5
+ROUNDS = 15 if FULL else 3
 
 
 def main() -> int:
@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.execute", description=__doc__)
     parser.add_argument("--models", type=_list, help=f"some of {','.join(execute_report.MODELS)}")
     parser.add_argument("--trainers", type=_list, help=f"some of {','.join(TRAINERS)}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="steps of each trainer that are timed")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"steps of each trainer that are timed, {TIMES} times so many where a target is tight")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="begin nothing after so many; no limit in FULL=1"
     )

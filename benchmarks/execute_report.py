@@ -21,6 +21,8 @@ EVEN = 0.01
 """Ratios no farther apart than that count as equal."""
 PEERS = ("checkpoint", "selective", "hooks", "memory_budget")
 MODES = ("whole", "pieces")
+TIMED = ("ours", "ours_50")
+"""Judged by `KEEP` and `HALF`."""
 KEEP, HALF = {"whole": 1.02, "pieces": 1.10}, {"whole": 1.10, "pieces": 1.20}
 YIELD_S = 0.010
 YIELDING = LITTLE = ("bert_base", "efficientnet_b0")

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from .execute_report import key_of, modes
+from .execute_report import TIMED, key_of, modes
 from .kept import keep_row, read_row
 from .trainers import child, meter
 
@@ -31,6 +31,8 @@ HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = 3
 """Trainers at a time beside eager: a step of BERT-base is 2 GB with weights and gradients."""
+TIMES = 3
+"""Rounds of those whose time is held to a few percent, for each of the others'."""
 STARTUP_S, STEP_S = 600.0, 120.0
 """Longer than that and a process is given up: torch's compiler takes minutes."""
 Row = dict[str, Any]
@@ -48,6 +50,11 @@ class Job:
     def rows(self) -> list[tuple[str, str]]:
         """Names of its rows, and the mode of each."""
         return [(key_of(self.model, self.trainer, mode), mode) for mode in modes(self.trainer)]
+
+    @property
+    def timed(self) -> bool:
+        """Whether a target holds its time to a few percent."""
+        return self.trainer in TIMED
 
 
 class ChildFailed(Exception):
@@ -191,11 +198,21 @@ def run_model(model: str, jobs: Sequence[Job], kept: Kept, folder: Path, rounds:
         if own in left:
             left.remove(own)
             kept.put(own.rows[0][0], _own_row(eager))
-        for begin in range(0, len(left), GROUP):
+        for group, times in groups(left):
             if time.monotonic() < until_s:
-                _run_group(eager, left[begin : begin + GROUP], kept, folder, rounds, say)
+                _run_group(eager, group, kept, folder, times * rounds, say)
     finally:
         eager.close()
+
+
+def groups(jobs: Sequence[Job]) -> list[tuple[Sequence[Job], int]]:
+    """Who is measured together, and for how many times the rounds: steps differ by more than a few percent here."""
+    timed, rest = [job for job in jobs if job.timed], [job for job in jobs if not job.timed]
+    return [
+        (some[begin : begin + GROUP], times)
+        for some, times in ((timed, TIMES), (rest, 1))
+        for begin in range(0, len(some), GROUP)
+    ]
 
 
 def _own_row(eager: Child) -> Row:

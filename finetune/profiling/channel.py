@@ -77,7 +77,8 @@ class PagingFile:
         self._pages.wait(size_bytes)
 
     def read(self, size_bytes: int) -> None:
-        """Read it back."""
+        """Read it back into memory that is taken anew, as in a step: that takes longer than to fill what is at hand."""
+        self._memory[size_bytes].resize_(0)
         self._pages.read(size_bytes, self._memory[size_bytes])
         self._pages.wait(size_bytes)
 

@@ -124,6 +124,17 @@ def test_rows_are_kept_by_what_they_depend_on(tmp_path: Path, monkeypatch: pytes
     assert Kept(tmp_path).get(ours) is None
 
 
+def test_what_is_held_to_a_few_percent_is_timed_more_often() -> None:
+    """And together, beside the same eager steps; nobody is left out or measured twice."""
+    jobs = [Job("bert_base", name) for name in execute_report.trainers("bert_base")[1:]]
+    (timed, often), *rest = execute_runs.groups(jobs)
+    assert [job.trainer for job in timed] == ["ours", "ours_50"]
+    assert all(len(group) <= execute_runs.GROUP and times < often for group, times in rest)
+    assert sorted(job.trainer for group, _ in [(timed, 0), *rest] for job in group) == sorted(
+        job.trainer for job in jobs
+    )
+
+
 class Failing:
     """A child that fails at one command."""
 

@@ -15,6 +15,7 @@ from finetune.capturing.torch_private import recording_memory
 from finetune.errors import GraphInvalid
 from finetune.problem import Limits
 from finetune.profile import Profile, problem_of, profile
+from finetune.paging.channel import Channel
 from finetune.profiling.channel import PagingFile, filesystem_of, measure_speeds
 from finetune.profiling.energy import Meter, Power
 from finetune.profiling.profile_file import read_profile, write_profile
@@ -156,6 +157,24 @@ def test_storage_is_measured_where_pages_will_lie(tmp_path: Path) -> None:
 def test_a_file_system_in_memory_is_no_direct_storage() -> None:
     """Pages in a tmpfs free nothing, and the profile says that they do not bypass memory."""
     assert not measure_speeds(Path("/dev/shm"), size_bytes=1 << 20, repeats=1).direct  # noqa: S108
+
+
+def test_a_read_is_timed_with_the_memory_that_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step reads into memory that it has not yet, which takes up to twice as long as filling what is at hand."""
+    before_bytes = []
+    read = Channel.read
+
+    def seen(channel: Channel, number: int, memory: torch.UntypedStorage) -> None:
+        before_bytes.append(memory.nbytes())
+        read(channel, number, memory)
+
+    monkeypatch.setattr(Channel, "read", seen)
+    with PagingFile(tmp_path, 1 << 20) as file:
+        file.write(1 << 20)
+        for _ in range(2):
+            file.read(1 << 20)
+        file.write(1 << 20)  # refused unless all of it is back
+    assert before_bytes == [0, 0]
 
 
 def test_the_paging_file_has_no_name_and_closes(tmp_path: Path) -> None:
