@@ -75,7 +75,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.execute", description=__doc__)
     parser.add_argument("--models", type=_list, help=f"some of {','.join(execute_report.MODELS)}")
     parser.add_argument("--trainers", type=_list, help=f"some of {','.join(TRAINERS)}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"steps of each trainer that are timed, {TIMES} times so many where a target is tight")
+    timed = f"steps of each trainer that are timed; {TIMES} times so many where a target is tight"
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=timed)
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="begin nothing after so many; no limit in FULL=1"
     )

@@ -13,9 +13,9 @@ from finetune.capture import Captured, capture
 from finetune.capturing.optimizer import with_optimizer
 from finetune.capturing.torch_private import recording_memory
 from finetune.errors import GraphInvalid
+from finetune.paging.channel import Channel
 from finetune.problem import Limits
 from finetune.profile import Profile, problem_of, profile
-from finetune.paging.channel import Channel
 from finetune.profiling.channel import PagingFile, filesystem_of, measure_speeds
 from finetune.profiling.energy import Meter, Power
 from finetune.profiling.profile_file import read_profile, write_profile
