@@ -13,7 +13,6 @@ From there it comes to the very bits of a run that was never stopped (docs/check
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +33,12 @@ from .data_order import DataOrder
 from .errors import CheckpointInvalid
 from .jobs.dataset import Dataset
 from .jobs.plans import PlanCache
-from .jobs.session import Progress, Session, Trained, progress_of
+from .jobs.session import Progress, Session, progress_of
 from .jobs.validation import score
 from .jobs.weights import give, read_served
 from .pacer import Free, Pacer
 from .splitting import LONGEST_S
 from .train import TrainStep
-
-CHECKPOINT_S = 60.0
-"""A killed job loses at most so much of its training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +90,10 @@ def prepare(job: Job, pacer: Pacer | None = None, stage: Callable[[str], None] =
         samples = left.enter_context(contextlib.closing(Samples(job.held)))
         request = job.request
         data = Dataset(samples, request.batch, request.validation_share, request.seed)
-        state = _checkpoint(job)
+        known = _checkpoint(job)
         torch.manual_seed(request.seed)
         module = job.architecture.build()
-        if state is None:
+        if known is None:
             give(module, read_served(job.served), job.served)
             stage("validation")
             before = score(module, data, pacer)
@@ -105,41 +101,18 @@ def prepare(job: Job, pacer: Pacer | None = None, stage: Callable[[str], None] =
         order = DataOrder(len(data.training), request.batch, request.seed)
         step = left.enter_context(_compiled(job, module, optimizer, data, pacer, stage))
         torch.manual_seed(request.seed)
-        if state is None:
+        if known is None:
             progress = Progress(0, data.steps * request.epochs, before)
         else:
+            state, progress = known
             state.check(module, optimizer)
             step.load_state_dict(state.trained())
             order.load_state_dict(state.data or {})
-            progress = progress_of(state.extra or {})
         session = Session(job, pacer, data, module, optimizer, step, order, progress)
-        if state is None:
+        if known is None:
             session.save()
         session.keep(left.pop_all())
     return session
-
-
-def run(
-    job: Job,
-    pacer: Pacer | None = None,
-    between: Callable[[Session], None] = lambda session: None,
-    *,
-    checkpoint_s: float = CHECKPOINT_S,
-    clock: Callable[[], float] = time.monotonic,
-) -> Trained:
-    """Train a job to its end, with a checkpoint every so many seconds; `between` is called before each step.
-
-    Raises what `prepare`, `Session.advance` and `Session.trained` raise, and what `between` does.
-    """
-    with prepare(job, pacer) as session:
-        saved_s = clock()
-        while not session.finished:
-            between(session)
-            session.advance()
-            if clock() - saved_s >= checkpoint_s:
-                session.save()
-                saved_s = clock()
-        return session.trained()
 
 
 def _compiled(
@@ -173,14 +146,13 @@ def _optimizer(request: JobRequest, module: nn.Module) -> Optimizer:
     return AdamW(module.parameters(), lr=request.learning_rate)
 
 
-def _checkpoint(job: Job) -> TrainingState | None:
+def _checkpoint(job: Job) -> tuple[TrainingState, Progress] | None:
     """What the job goes on from; one that is damaged is moved aside, and the job begins anew."""
     if not job.checkpoint.exists():
         return None
     try:
         state = load(job.checkpoint, job.id)
-        progress_of(state.extra or {})
+        return state, progress_of(state.extra or {})
     except CheckpointInvalid:
         quarantine(job.checkpoint)
         return None
-    return state

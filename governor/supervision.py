@@ -10,7 +10,8 @@ a board that rests.
 beats ───────────▶ ready        silent for 1 s ──▶ suspect ──canary answers──▶ ready
 server ended ──▶ all down                             └──fails──▶ down ──▶ loaded anew, or the server started anew
 ```
-A version that is on trial when it dies, or the server under it, is taken back before anything is started again.
+A version that is on trial when it dies, or the server under it, is taken back before anything is started again; one
+that nobody watches any more is taken back after a while.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from telemetry.instance_page import InstancePage
 from .canary import CanaryFailed
 from .errors import GovernorError
 from .server import TritonServer
+from .unwatched import UNWATCHED_S, Unwatched
 from .versions import Versions
 
 LOOK_EVERY_S = 0.25
+LOOK_AT_TRIALS_EVERY_S = 3.0
 ASK_EVERY_S = 1.0
 ASK_PAGELESS_EVERY_S = 3.0
 CANARY_S = 2.5
@@ -89,6 +92,8 @@ class Supervisor:
         self._breaks: defaultdict[str, Breaks] = defaultdict(lambda: Breaks(clock))
         """By model; `_SERVER` for the server."""
         self._runs, self._wants_restart = True, False
+        self._unwatched = Unwatched(server.repository, server.run_dir.root, clock)
+        self._looked_at_trials_s = float("-inf")
 
     def run(self) -> NoReturn:
         """Look again and again."""
@@ -111,6 +116,10 @@ class Supervisor:
                 self._ask(model, ASK_EVERY_S, lambda _: True)
             elif model not in self._pages.values():
                 self._ask(model, ASK_PAGELESS_EVERY_S, lambda why: UNHEALTHY in why)
+        if self._server.publish and self._clock() - self._looked_at_trials_s >= LOOK_AT_TRIALS_EVERY_S:
+            self._looked_at_trials_s = self._clock()
+            for model in sorted(self._supervised - set(self._server.failed)):
+                self._settle(model)
 
     def _silent(self) -> set[str]:
         """Models of which a page beat once and does no more."""
@@ -182,6 +191,18 @@ class Supervisor:
         del self._server.failed[model]
         self._say()
         log.warning("model '%s' answers again", model)
+
+    def _settle(self, model: str) -> None:
+        """Take a version back that is on trial with nobody to watch it, and have the one before it served."""
+        if self._unwatched.too_long(model) is None:
+            return
+        self._take_back(model, f"it was on trial, and nobody watched it for {UNWATCHED_S:.0f} s")
+        try:
+            with triton.InferenceServerClient(self._server.grpc_url) as client:
+                client.load_model(model, headers=self._server.grpc_headers, client_timeout=LOAD_S)
+        except InferenceServerException as error:
+            self._server.failed[model] = " ".join(str(error).split())
+            self._say()
 
     def _load_anew(self, model: str) -> None:
         """Unload and load: to load alone does nothing where no file has changed."""

@@ -21,7 +21,7 @@ from telemetry.spool import Spool
 from telemetry.trainer_page import JobNotice, TrainerPage
 
 from ..errors import DeadlineMissed, FinetuneError, PageCorrupted, PagesError, StepTorn
-from ..job import CHECKPOINT_S, Job, prepare
+from ..job import Job, prepare
 from ..pacer import Gate, Heart
 from ..splitting import LONGEST_S
 from .attendance import Attendance, Cancelled, GaveWay, Stopped, World
@@ -47,7 +47,8 @@ class Settings:
     governed: bool = True
     aside: bool = False
     """Training gives way to every other thread of the machine; for a process of its own."""
-    checkpoint_s: float = CHECKPOINT_S
+    checkpoint_s: float = 60.0
+    """A killed job loses at most so much of its training."""
     longest_s: float | None = LONGEST_S
     sealed: bool = False
     board: str = ""

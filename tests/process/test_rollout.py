@@ -27,6 +27,8 @@ from governor.errors import CannotPublish
 from governor.rollout import find_target, publish_trained
 from governor.server import TritonServer
 from governor.serving import read_rollout
+from governor.supervision import Supervisor
+from governor.unwatched import UNWATCHED_S
 from governor.versions import RolledBack, RolledOut, Trial, Versions
 from telemetry.instance_page import Counter as Word
 from telemetry.instance_page import InstancePage
@@ -262,6 +264,31 @@ def test_an_abandoned_version_is_taken_back_first(
         publish_trained(run_dir, "digits_cnn", damaged, job="next")
     assert versions.outcome_of("lost") == RolledBack(number, "whoever published it did not watch it")
     assert serving(server) == base
+
+
+@pytest.mark.external
+def test_one_that_nobody_watches_is_taken_back(
+    server: TritonServer, versions: Versions, weights: Weights, run_dir: Path, eventually: Eventually
+) -> None:
+    """Its publisher was killed for good: the supervisor has the version before it served, and no request fails."""
+    now_s = 0.0
+    supervisor = Supervisor(server, clock=lambda: now_s)
+    base, number = serving(server), versions.fresh
+    versions.begin(Trial(number, base, "gone"), {}, lambda folder: save_file(weights, folder / "model.safetensors"))
+    with Clients(server.grpc_url) as clients:
+        with grpc.InferenceServerClient(server.grpc_url) as client:
+            client.load_model("digits_cnn", headers=server.grpc_headers)
+        eventually(lambda: clients.versions[str(number)] > 0)
+        supervisor.look()
+        assert versions.trial == Trial(number, base, "gone")
+        now_s = UNWATCHED_S
+        supervisor.look()
+        answered = clients.versions[str(base)]
+        eventually(lambda: clients.versions[str(base)] > answered)
+    done = versions.outcome_of("gone")
+    assert isinstance(done, RolledBack)
+    assert "nobody watched it" in done.reason
+    assert (serving(server), server.failed, clients.errors) == (base, {}, [])
 
 
 def test_what_cannot_be_published(server: TritonServer, versions: Versions, weights: Weights, run_dir: Path) -> None:

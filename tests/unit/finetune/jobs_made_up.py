@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from finetune.job import Job
+from finetune.job import Job, prepare
+from finetune.jobs.session import Trained
 from model_repository.architectures import Architecture, TensorSpec
 from telemetry.jobs import JobRequest
 from telemetry.samples import Field
@@ -44,6 +45,14 @@ def network() -> nn.Module:
 
 
 TINY = Architecture("tiny", (TensorSpec("VALUES", "FP32", (WIDTH,)),), (TensorSpec("LOGITS", "FP32", (3,)),), network)
+
+
+def run(job: Job) -> Trained:
+    """Train a job to its end."""
+    with prepare(job) as session:
+        while not session.finished:
+            session.advance()
+        return session.trained()
 
 
 def serve(repository: Path) -> Path:

@@ -29,7 +29,7 @@ from finetune.errors import (
     TooFewSamples,
     WeightsRefused,
 )
-from finetune.job import Job, prepare, run
+from finetune.job import Job, prepare
 from finetune.jobs.dataset import Dataset
 from finetune.jobs.session import Trained
 from finetune.jobs.validation import Score, score
@@ -38,7 +38,7 @@ from finetune.pacer import Free
 from telemetry.sample_store import SampleStore
 from telemetry.samples import Samples
 from telemetry.spool import Spool
-from tests.unit.finetune.jobs_made_up import FIELDS, REQUEST, another, made_up, network, one_thread, store
+from tests.unit.finetune.jobs_made_up import FIELDS, REQUEST, another, made_up, network, one_thread, run, store
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from governor.publish import is_intact, publish
+from governor.serving import watching
+from governor.unwatched import UNWATCHED_S, Unwatched
 from governor.versions import REASON, RolledBack, RolledOut, Trial, Versions
 from telemetry import durable
 
@@ -162,3 +164,48 @@ def test_what_is_no_version_is_left_alone(versions: Versions) -> None:
     versions.reject(begin(versions), "why")
     (versions.folder / ".rejected-2" / REASON).write_text("[]")
     assert versions.outcome_of("a") == RolledBack(2, "taken back")
+
+
+def test_nobody_watches_for_long(versions: Versions, tmp_path: Path) -> None:
+    """Only a version on trial counts, only while nobody watches, and another watch begins the time anew."""
+    now_s = 0.0
+    unwatched = Unwatched(versions.folder.parent, tmp_path, clock=lambda: now_s)
+    model = versions.folder.name
+    assert unwatched.too_long(model) is None
+    trial = begin(versions)
+    assert unwatched.too_long(model) is None
+    now_s = UNWATCHED_S - 1
+    assert unwatched.too_long(model) is None
+    with watching(tmp_path, model, 2, 1):
+        now_s = UNWATCHED_S
+        assert unwatched.too_long(model) is None
+    assert unwatched.too_long(model) is None
+    now_s += UNWATCHED_S - 1
+    assert unwatched.too_long(model) is None
+    now_s += 1
+    assert unwatched.too_long(model) == trial
+    versions.accept()
+    assert unwatched.too_long(model) is None
+
+
+def test_watching_one_model_watches_no_other(versions: Versions, tmp_path: Path) -> None:
+    """A publisher is at one model at a time, and another model's trial may be one that was left behind."""
+    now_s = 0.0
+    unwatched = Unwatched(versions.folder.parent, tmp_path, clock=lambda: now_s)
+    trial = begin(versions)
+    with watching(tmp_path, "another", 2, 1):
+        assert unwatched.too_long(versions.folder.name) is None
+        now_s = UNWATCHED_S
+        assert unwatched.too_long(versions.folder.name) == trial
+
+
+def test_the_next_trial_has_time_of_its_own(versions: Versions, tmp_path: Path) -> None:
+    """One that follows another unwatched one is not taken back for that one's time."""
+    now_s = 0.0
+    unwatched = Unwatched(versions.folder.parent, tmp_path, clock=lambda: now_s)
+    first = begin(versions)
+    assert unwatched.too_long(versions.folder.name) is None
+    versions.reject(first, "late")
+    begin(versions, "b")
+    now_s = UNWATCHED_S
+    assert unwatched.too_long(versions.folder.name) is None
