@@ -25,6 +25,7 @@ from .setbacks import Backoff
 from .spots import Spot, spots_of
 from .status import Phase
 from .thoughts import Thoughts
+from .times_file import TimesFile
 from .trial import Invalid, TrialRecord, Violated
 from .tuning import Tuning
 from .watch import Watch
@@ -53,6 +54,8 @@ class Keeper:
         self.over = ""
         self._config, self._hand, self._status, self._clock = means.config, means.hand, means.status, means.clock
         self._training = means.training
+        self._times_file = TimesFile(means.config.state_dir)
+        self._training.quiet.recall(self._times_file.load(tuning.history.digest))
         self._requests = Requests(means, tuning)
         self._demand = demand
         self._thoughts = Thoughts(means.executor, means.status, means.clock)
@@ -114,6 +117,7 @@ class Keeper:
     def succeed(self, instances: Mapping[str, InstanceInfo], now: Snapshot) -> None:
         """New versions of what is served: the point stays, the window under way begins again."""
         self.tuning.succeed(instances, self._clock())
+        self._save()
         if self._holding is not None:
             self._holding.restart(now)
 
@@ -271,9 +275,10 @@ class Keeper:
         self._thoughts.begin(self.tuning.propose, self._demand.arrivals_s, self._clock())
 
     def _save(self) -> None:
-        """Keep the surface for later tunings; they do without if that fails."""
+        """Keep the surface for later tunings, and service times for later jobs; they do without if that fails."""
         try:
             self.tuning.save(self._demand.arrivals_s)
+            self._times_file.save(self.tuning.history.digest, self._training.quiet.summary)
         except OSError as error:
             self._status.fault("surface", f"what was measured could not be kept: {error}")
 

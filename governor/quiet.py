@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass
 
 from predictor.corun import Serving
 from predictor.queueing import ServiceTimes, occupied_s
@@ -20,6 +21,18 @@ ENOUGH = 20
 """Batches after which service times are known."""
 CLOCKS = 40
 """Sets of clocks whose service times are kept."""
+SUMMARY = 32
+"""Of so many times a summary consists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What batches of one size took an instance at one set of clocks: at most `SUMMARY` times, ascending."""
+
+    clocks: Hashable
+    instance: str
+    batch: int
+    times_s: tuple[float, ...]
 
 
 class Quiet:
@@ -56,6 +69,26 @@ class Quiet:
                 if end_s - time_s >= since_s and time_s > 0:
                     by_batch.setdefault(sample.batch, deque(maxlen=TIMES)).append(time_s)
 
+    @property
+    def summary(self) -> list[Timed]:
+        """What is known of each set of clocks, to be kept over a restart."""
+        return [
+            Timed(clocks, name, batch, _condensed(times_s))
+            for clocks, here in self._times_s.items()
+            for name, by_batch in here.items()
+            for batch, times_s in by_batch.items()
+            if times_s
+        ]
+
+    def recall(self, summary: Iterable[Timed]) -> None:
+        """Take up a summary where no batch was timed since; what is timed from now on comes on top of it."""
+        known = {(clocks, name) for clocks, here in self._times_s.items() for name in here}
+        for timed in summary:
+            room = timed.clocks in self._times_s or len(self._times_s) < CLOCKS
+            if room and (timed.clocks, timed.instance) not in known:
+                here = self._times_s.setdefault(timed.clocks, {}).setdefault(timed.instance, {})
+                here[timed.batch] = deque(timed.times_s, maxlen=TIMES)
+
     def batches(self, name: str, clocks: Hashable) -> int:
         """How many batches of an instance were timed at these clocks."""
         return sum(map(len, self._times_s.get(clocks, {}).get(name, {}).values()))
@@ -88,6 +121,14 @@ class Quiet:
             self._free_s.pop(name, None)
             for here in self._times_s.values():
                 here.pop(name, None)
+
+
+def _condensed(times_s: Collection[float]) -> tuple[float, ...]:
+    """Quantiles in place of many times."""
+    ordered = sorted(times_s)
+    if len(ordered) <= SUMMARY:
+        return tuple(ordered)
+    return tuple(ordered[int((number + 0.5) * len(ordered) / SUMMARY)] for number in range(SUMMARY))
 
 
 def _mean(times_s: Iterable[float]) -> float:

@@ -80,7 +80,9 @@ class Training:
         self.disturbed_s = -math.inf
         """When training last had the device."""
         self._write, self._clock, self._fault = write, clock, fault
-        self._quiet, self._beside, self._foresight = Quiet(), Beside(), Foresight(executor, fault)
+        self._beside, self._foresight = Beside(), Foresight(executor, fault)
+        self.quiet = Quiet()
+        """What is known of serving alone."""
         self._clocks: Hashable = None
         self._from_s = self._written_s = self._wanted_s = -math.inf
         """Since when these clocks are in force; when limits were last written; when the job last wanted to train."""
@@ -123,8 +125,8 @@ class Training:
             self._clocks, self._from_s = clocks, self._clock()
             self._beside.restart()
         self._see(now.trainer)
-        self._quiet.forget({view.info.instance for view in now.instances})
-        self._quiet.add(now.instances, clocks, max(self._from_s, self.disturbed_s))
+        self.quiet.forget({view.info.instance for view in now.instances})
+        self.quiet.add(now.instances, clocks, max(self._from_s, self.disturbed_s))
         if (found := self._foresight.take()) is not None:
             self._take(found)
         known = self._foresight.error
@@ -209,7 +211,7 @@ class Training:
         if heard.share_of_limit > 1 and trained:
             self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
         for name, latency_s in heard.latency_s.items():
-            serving = self._quiet.serving(name, self._clocks)
+            serving = self.quiet.serving(name, self._clocks)
             if serving is not None and heard.requests[name] >= TOLD:
                 self._foresight.learn(serving, training, slos[name].quantile, latency_s, heard.requests[name])
 
@@ -217,7 +219,7 @@ class Training:
         """Let the predictor say where there is room, once it is known what requests take alone."""
         names = [view.info.instance for view in now.instances if view.info.instance in slos]
         quiet = self._clock() - max(self._from_s, self.disturbed_s) >= QUIET_S
-        if not quiet and any(self._quiet.batches(name, self._clocks) < ENOUGH for name in names):
+        if not quiet and any(self.quiet.batches(name, self._clocks) < ENOUGH for name in names):
             return
         found = [self._place(names, slos, spot) for spot in self._candidates(spots)]
         places = [place for place in found if place is not None]
@@ -251,12 +253,12 @@ class Training:
         limits = spot.batch_limits if spot else {}
         loads: list[Load] = []
         for name in names:
-            serving = self._quiet.serving(name, clocks, limits.get(name))
+            serving = self.quiet.serving(name, clocks, limits.get(name))
             if serving is not None:
                 loads.append((serving, Objective(slos[name].quantile, slos[name].limit_s)))
             elif clocks != self._clocks:
                 return None
-        slowdown = self._quiet.slowdown(names, clocks, self._clocks)
+        slowdown = self.quiet.slowdown(names, clocks, self._clocks)
         watts = spot.serving_w if spot else 0.0
         # that training draws about as much again as serving does is only ever used to compare points
         return Place(spot, loads, self._slices(1.0, math.inf, slowdown), watts, watts)

@@ -20,6 +20,7 @@ from governor.published import training_of
 from governor.simulated_trainer import SimulatedTrainer
 from governor.spots import SPOTS
 from governor.status import Phase
+from governor.times_file import FILE as TIMES
 from governor.trial import Violated
 
 ROOMY_S = 2 * SLO_S
@@ -144,6 +145,23 @@ def test_where_a_job_has_no_room_the_governor_goes_where_it_has(tmp_path: Path) 
         assert device.status.point == home
         assert len(device.outcomes) == 13
         assert not device.status.faults
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_where_there_is_room_is_known_after_a_restart(tmp_path: Path, kept: bool) -> None:
+    """A governor that went through no trial itself knows what batches took in those of the run before it."""
+    with held(tmp_path, slo_s=ROOMY_S, trials=13, steps=500) as device:
+        world = device.world
+    if not kept:
+        (tmp_path / "state" / TIMES).unlink()
+    with rehearsed(world, config(tmp_path, trials=13)) as (again, _):
+        again.until_phase(Phase.HOLDING)
+        home = dict(again.status.point)
+        trainer_of(again).deadline_s = world.now_s + 500 * 0.1 * 1.6
+        trainer_of(again).wants = True
+        again.run(60.0)
+        assert (again.status.point["gpu_hz"] > home["gpu_hz"]) == kept
+        assert len(again.outcomes) == 13
 
 
 def test_room_is_looked_for_from_the_cheapest_to_the_fastest(tmp_path: Path) -> None:
