@@ -174,6 +174,11 @@ def empty(geometry: Geometry) -> Tensor:
     return torch.empty_strided(geometry.size, geometry.stride, dtype=geometry.dtype)
 
 
+def _rectify(values: Tensor, *, out: Tensor) -> None:
+    """`relu`, as it is defined, into given memory."""
+    aten.clamp_min.out(values, 0, out=out)
+
+
 @cache
 def _minds_strides(target: Any) -> bool:
     """Whether an operation may write into a slice with gaps; some, softmax among them, take it for one without."""
@@ -185,6 +190,8 @@ def _writing(target: Any) -> tuple[Any, tuple[str, ...]] | None:
     """The variant of an operation that writes into given tensors, and what it calls them; None if it has none."""
     if not isinstance(target, torch._ops.OpOverload):
         return None
+    if target is aten.relu.default:  # its own variant computes a result and copies it
+        return _rectify, ("out",)
     asked = [(argument.name, str(argument.type)) for argument in target._schema.arguments]
     for name in target.overloadpacket.overloads():
         overload = getattr(target.overloadpacket, name)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from finetune.capturing.storages import Geometry
+from finetune.capturing.torch_private import recording_memory
 from finetune.splitting import RULES
-from finetune.splitting_rules.cuts import InCuts, Sample, as_list
+from finetune.splitting_rules.cuts import InCuts, Sample, as_list, into
 from finetune.splitting_rules.elementwise import pointwise
 from finetune.splitting_rules.trial import same_bits
 
@@ -154,6 +155,7 @@ CASES: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
     ),
     "multiplied": (aten.mul.Tensor, (image(), rand(4, 48, 1, 1)), {}),
     "added": (aten.add.Tensor, (rand(6, 1, 7), rand(5, 1)), {"alpha": 2}),
+    "rectified": (aten.relu.default, (image(),), {}),
     "activation": (aten.silu_backward.default, (image(), image().exp()), {}),
 }
 
@@ -176,6 +178,17 @@ def test_pieces_compute_what_the_whole_does(case: str) -> None:
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
         assert len(pauses) <= 3 * PARTS
     assert any(_stops(way, args, kwargs) > 1 for way in ways)
+
+
+def test_rectifying_needs_no_second_copy() -> None:
+    """Torch's own variant of `relu` that writes into given memory computes a result and copies it."""
+    values, out = image(), torch.empty_like(image())
+    out[0, 0, 0, 0] = torch.nan
+    values[0, 0, 0, :2] = torch.tensor([torch.nan, -0.0])
+    with recording_memory() as events:
+        into(aten.relu.default, (values,), {}, [out])
+    assert same_bits(out, aten.relu.default(values))
+    assert all(size_bytes < values.nbytes for name, _, _, size_bytes in events if name == "[memory]")
 
 
 def test_pieces_become_even() -> None:
