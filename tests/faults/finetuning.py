@@ -11,7 +11,6 @@ import shutil
 import signal
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from telemetry.spool import Spool
 from .record import Tally, Unfit
 from .resumes import MODULES, in_parallel
 from .stage import DEADLINE_S, clean
-from .strace import Injection, attached, injected
+from .strace import Injection, attached, injected, numbered, spelt
 from .zygote import Child, Zygote, until_stopped
 
 WORKER = "tests.faults.finetuner"
@@ -84,16 +83,8 @@ class Worked:
         with self.case() as folder:
             log = folder / "strace"
             _finish(self.struck(folder, (), log), "a worker under strace")
-            path, pages = _spelt(str(folder)), _spelt("/work/pages/")
-            seen: Counter[tuple[str, str]] = Counter()
-            found: dict[tuple[str, int], None] = {}
-            for line in log.read_text(errors="replace").splitlines():
-                thread, _, rest = line.partition(" ")
-                call = rest.strip().partition("(")[0]
-                seen[thread, call] += 1
-                if path in line and (pages in line) is of_pages:
-                    found[call, seen[thread, call]] = None
-        return list(found)
+            path, pages = spelt(str(folder)), spelt("/work/pages/")
+            return numbered(log, lambda call, line: path in line and (pages in line) is of_pages)
 
     def goes_on(self, tally: Tally, folder: Path, what: str) -> None:
         """Expect that the next worker ends the job as if nothing had been, and leaves nothing but its record."""
@@ -196,11 +187,6 @@ def worked() -> Iterator[Worked]:
     """All that cases begin with."""
     with tempfile.TemporaryDirectory(prefix="teg-jobs-") as folder, Zygote((*MODULES, WORKER)) as zygote:
         yield Worked(zygote, Path(folder))
-
-
-def _spelt(path: str) -> str:
-    """As strace shows it."""
-    return "".join(f"\\x{byte:02x}" for byte in path.encode())
 
 
 def _status(folder: Path) -> JobStatus:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from finetune.errors import CheckpointInvalid
 
 from .record import Tally, Unfit
 from .stage import DEADLINE_S, clean
-from .strace import Injection, attached, injected
+from .strace import Injection, attached, injected, numbered, spelt
 from .trainer import CHECKPOINT, LOSSES, NAME
 from .zygote import Child, Zygote, until_stopped
 
@@ -90,16 +89,8 @@ class Training:
         with self.case() as folder:
             log = folder / "strace"
             _finish(self.struck(folder, (), log), "a run under strace")
-            path = "".join(f"\\x{byte:02x}" for byte in str(folder / below).encode())
-            seen: Counter[tuple[str, str]] = Counter()
-            found: dict[tuple[str, int], None] = {}
-            for line in log.read_text(errors="replace").splitlines():
-                thread, _, rest = line.partition(" ")
-                call = rest.strip().partition("(")[0]
-                seen[thread, call] += 1
-                if path in line and counts(call, line):
-                    found[call, seen[thread, call]] = None
-        return list(found)
+            path = spelt(str(folder / below))
+            return numbered(log, lambda call, line: path in line and counts(call, line))
 
     def goes_on(self, tally: Tally, folder: Path, what: str, steps: int = STEPS) -> None:
         """Expect that the next process comes to the whole run's losses and its state, and that nothing is left."""

@@ -7,7 +7,7 @@ import contextlib
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,24 @@ def counted(log: Path) -> Counter[str]:
     """How often each call stands in a strace log."""
     lines = (line.split(maxsplit=1) for line in log.read_text(errors="replace").splitlines())
     return Counter(words[1].partition("(")[0] for words in lines if len(words) == 2 and "(" in words[1])
+
+
+def numbered(log: Path, counts: Callable[[str, str], bool]) -> list[tuple[str, int]]:
+    """Calls in a `whole` log that count (by name and line), each with its number among those of its thread, once."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found: dict[tuple[str, int], None] = {}
+    for line in log.read_text(errors="replace").splitlines():
+        thread, _, rest = line.partition(" ")
+        call = rest.strip().partition("(")[0]
+        seen[thread, call] += 1
+        if counts(call, line):
+            found[call, seen[thread, call]] = None
+    return list(found)
+
+
+def spelt(path: str) -> str:
+    """As a `whole` log shows it."""
+    return "".join(f"\\x{byte:02x}" for byte in path.encode())
 
 
 def injected(log: Path) -> int:
