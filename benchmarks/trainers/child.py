@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..execute_report import modes
+from ..execute_report import ALL_SHARES, modes
 from . import meter
 from .exact import differences, outcome
 from .ours import Ours, prepare
@@ -35,10 +35,7 @@ TRAINERS: Mapping[str, Callable[[Setting], Trainer]] = {
     "hooks": PagingHooks,
     "memory_budget": MemoryBudget,
     "ours": partial(Ours, budget=None),
-    **{
-        f"ours_{share}": partial(Ours, budget=f"{share}%", modes=modes(f"ours_{share}"))
-        for share in (70, 54, 50, 40, 30, 20)
-    },
+    **{f"ours_{share}": partial(Ours, budget=f"{share}%", modes=modes(f"ours_{share}")) for share in ALL_SHARES},
 }
 
 

@@ -17,11 +17,14 @@ aten = torch.ops.aten
 def forward(sample: Sample, parts: int) -> Iterator[Piecewise]:
     """_native_batch_norm_legit_functional(input, weight, bias, mean, variance, training, momentum, eps)."""
     if sample.args[5]:
-        yield partial(_normalised, parts)
+        by_images = -(-parts * 2 // 3)
+        yield partial(_normalised, max(1, parts // 3), by_images)
+        yield partial(_normalised, -(-parts * 3 // 4), by_images)
 
 
 def _normalised(
-    parts: int,
+    by_channels: int,
+    by_images: int,
     pause: Pause,
     values: Tensor,
     weight: Tensor | None,
@@ -34,12 +37,13 @@ def _normalised(
 ) -> tuple[Tensor, ...]:
     """The result, the batch's mean and inverse deviation, and the new running mean and variance.
 
-    The values are then normalised as in evaluation, with numbers chosen so that the kernel finds the scale and shift
-    of training: a variance of 1, no eps, and the inverse deviation inside the weight.
+    Statistics of some of the channels need a copy of them, those of all at once none. The values are then normalised as
+    in evaluation, with numbers chosen so that the kernel finds the scale and shift of training: a variance of 1, no
+    eps, and the inverse deviation inside the weight.
     """
     mean, variance = mean.clone(), variance.clone()
     means, variances = torch.empty_like(mean), torch.empty_like(mean)
-    for start, length in spans(values.size(1), -(-parts * 3 // 4)):
+    for start, length in spans(values.size(1), by_channels):
         found = values.narrow(1, start, length).contiguous()  # other layouts are summed in another order
         running = mean.narrow(0, start, length), variance.narrow(0, start, length)
         found = aten.batch_norm_update_stats(found, *running, momentum)
@@ -49,7 +53,7 @@ def _normalised(
     deviation = (variances.double() + eps).sqrt().reciprocal().to(variances.dtype)
     scale = deviation if weight is None else deviation * weight
     made, ones, none = torch.empty_like(values), torch.ones_like(variances), values.new_empty(0)
-    for start, length in spans(values.size(0), -(-parts // 4)):
+    for start, length in spans(values.size(0), by_images):
         piece = values.narrow(0, start, length), scale, bias, means, ones, False, momentum, 0.0
         aten.native_batch_norm.out(*piece, out=made.narrow(0, start, length), save_mean=none, save_invstd=none)
         pause()
