@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fault suite, thinned: every seventh point of the kill rows, a few of each of the others."""
+"""The fault suite, thinned: some tenth of the kill rows, a few of each of the others."""
 
 from __future__ import annotations
 
