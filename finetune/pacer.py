@@ -27,7 +27,7 @@ FIRST_POLL_S, POLL_S = 0.0001, 0.0005
 it resumes. Most requests are short; a long wait costs under 1 % of a core."""
 RESTING_S, HELD_POLL_S = 0.005, 0.02
 """The same while it rests, and while it is held."""
-LEAST_DUTY = 0.01
+LEAST_DUTY = 0.0005
 RESCAN_NS = 250_000_000
 """How often the run directory is searched for instances that came or went."""
 SILENT_NS = 500_000_000
@@ -37,7 +37,8 @@ IDLE_NS = 250_000_000
 DEBT_NS = 1_000_000
 """What a virtual board's slow-down may add up to before it is slept off."""
 EVERY = 16
-"""Looks between two whose stretch is noted: every 17th, a prime, so that each operation of a step has its turn."""
+"""Looks between two whose stretch is noted: every 17th, a prime, so that each operation of a step has its turn. The
+first ones are noted more often, for nothing is known yet."""
 BEAT_S = 0.05
 ALONE = TrainerLimits(1.0, 0.05)
 """The limits of training that no governor paces."""
@@ -151,8 +152,8 @@ class Gate:
         self._until_ns = self._rest_until_ns = 0
         self._asked_ns = 0
         """The last look, 0 between slices."""
-        self._looks = EVERY
-        """Until the next stretch is noted."""
+        self._looks = self._noted = 0
+        """Until the next stretch is noted, and how many are."""
         self._slowdown = 0.0
         self._own_ns = self._debt_ns = 0
         """Of a virtual board: this thread's time when the slice began, and what is still to be slept off."""
@@ -234,7 +235,7 @@ class Gate:
 
     def _note(self, stretch_ns: int) -> None:
         """Tell of one operation among many how long it was."""
-        self._looks = EVERY
+        self._looks = self._noted = min(EVERY, self._noted + 1)
         self._page.add_stretch(int(max(1.0, self._slowdown) * stretch_ns))
 
     def _take_turn(self) -> None:

@@ -15,6 +15,7 @@ from telemetry.trainer_page import JobNotice, TrainerLimits
 from .reader import TrainerView
 
 BATCH = 16.0
+RARE = 200
 
 
 class SimulatedTrainer:
@@ -27,13 +28,15 @@ class SimulatedTrainer:
         self.wants = True
         self.deadline_s = math.inf
         """Until the end of which, on the simulation's clock, the job is to be done."""
+        self.rare_s = 0.0
+        """The one operation among `RARE` that is not `op_s`; 0 for none."""
         self.cold = 0.0
         """How much longer the first batch after training takes, as a share."""
         self.told = 1.0
         """By how much what it tells of its operations is wrong."""
         self.busy_s = self.done_s = 0.0
         """Time on the device; the same at maximum clocks."""
-        self.slices = 0
+        self.slices = self._ops = 0
         self.workload: Workload = shipped(workload)
         self.limits: TrainerLimits | None = None
         self._limits_until_s = self._rest_until_s = self._slice_s = -math.inf
@@ -60,7 +63,9 @@ class SimulatedTrainer:
 
     def begin(self, point: ClockPoint, now_s: float) -> float:
         """Begin an operation; when it will end."""
-        return now_s + self.op_s * self._slowdown(point)
+        self._ops += 1
+        op_s = self.rare_s if self.rare_s and not self._ops % RARE else self.op_s
+        return now_s + op_s * self._slowdown(point)
 
     def end(self, point: ClockPoint, start_s: float, end_s: float, *, wanted: bool) -> None:
         """An operation has ended; `wanted`: somebody else wants the device."""
@@ -83,7 +88,7 @@ class SimulatedTrainer:
         """What its page shows, with the operations noted since the view before."""
         noted, self._noted = tuple(self._noted), []
         wants, left = self.wants and not self.finished, self.steps - self.steps_done
-        times = self.told * self.op_s, self.step_s, left, self.deadline_s - now_s
+        times = self.told * max(self.op_s, self.rare_s), self.step_s, left, self.deadline_s - now_s
         notice = JobNotice("" if self.finished else self.job, self.model, *times, wants)
         return TrainerView(notice, round(1e9 * self.busy_s), self.slices, self.steps_done, noted)
 

@@ -9,13 +9,11 @@ here needs a board: without other places to look for room in, the point in force
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from predictor.admission import Admit, Decision, Job, Load, Objective, Refuse
-from predictor.corun import TrainingSlices
 from predictor.pacing import Duty, Window
 from predictor.room import Place
 from telemetry.trainer_page import JobNotice, TrainerLimits
@@ -23,6 +21,7 @@ from telemetry.trainer_page import JobNotice, TrainerLimits
 from .beside import Beside, Heard
 from .foresight import Foresight, Found
 from .guard import Slo
+from .operations import Operations
 from .points import Point
 from .quiet import ENOUGH, Quiet
 from .reader import Snapshot, TrainerView
@@ -38,9 +37,6 @@ RAMP_S = 20.0
 """What a job loses because its duty begins low: kept of its deadline, or a quarter of that if it is short."""
 PATIENCE_S = 10.0
 """A job that does not want to train for so long gives its place up."""
-STRETCH_S = 0.01
-"""The longest operation of a job of which nothing is known yet."""
-STRETCHES = 256
 TOLD = 20
 """Requests of a window from which the predictor learns."""
 UNASKED, THINKING, MOVING = "nothing wants to train", "measuring what requests take alone", "making room"
@@ -83,18 +79,19 @@ class Training:
         self._beside, self._foresight = Beside(), Foresight(executor, fault)
         self.quiet = Quiet()
         """What is known of serving alone."""
+        self._operations = Operations()
         self._clocks: Hashable = None
         self._from_s = self._written_s = self._wanted_s = -math.inf
         """Since when these clocks are in force; when limits were last written; when the job last wanted to train."""
-        self._busy_ns = 0
-        self._stretches_s: deque[float] = deque(maxlen=STRETCHES)
+        self._heard_at: tuple[Hashable, ...] = ()
+        """The clocks at which requests alone were waited for long enough."""
         self._job = ""
         self._decision: Decision | None = None
         self._room: Spot | None = None
         self._duty: Duty | None = None
         self._again_s = -math.inf
-        self._asked_step_s = 0.0
-        """One step as it was known when a decision was thought over last."""
+        self._asked_step_s, self._asked_measured = 0.0, False
+        """One step as it was known when a decision was thought over last, and whether operations were."""
         self._pace = (math.inf, 0)
         """When a decision was thought over last, and the steps that were left."""
 
@@ -149,12 +146,11 @@ class Training:
     def _forget(self, job: str) -> None:
         """Another job, or none."""
         self._job = job
-        self._stretches_s.clear()
-        self.standing.longest_s = 0.0
+        self._operations.forget()
         self._foresight.drop()
         self._decision = self._room = self._duty = None
         self._again_s = -math.inf
-        self._pace, self._asked_step_s = (math.inf, 0), 0.0
+        self._pace, self._asked_step_s, self._asked_measured = (math.inf, 0), 0.0, False
 
     def _see(self, trainer: TrainerView | None) -> None:
         """Take in what the trainer did and wants."""
@@ -168,10 +164,10 @@ class Training:
                 self._wanted_s = now_s
                 if trainer.notice.job != self._job:
                     self._forget(trainer.notice.job)
-            self._stretches_s += [stretch_s for stretch_s in trainer.stretches_s if stretch_s > 0]
-            standing.longest_s = max(standing.longest_s, trainer.notice.longest_s, *trainer.stretches_s)
+            self._operations.see(trainer)
         if self._job and now_s - self._wanted_s > PATIENCE_S:
             self._forget("")
+        standing.longest_s = self._operations.longest_s
 
     def _decided(
         self, now: Snapshot, slos: Mapping[str, Slo], held: str, spots: Callable[[], Sequence[Spot]]
@@ -186,8 +182,8 @@ class Training:
         heard = self._beside.add(now.instances, slos, now.now_ns)
         if heard is not None:
             self._learn(heard, slos)
-        if not self._asked_step_s and self.standing.notice.step_s:
-            self._again_s = -math.inf  # only now it is known how long the job takes
+        if (not self._asked_step_s and self.standing.notice.step_s) or self._operations.measured > self._asked_measured:
+            self._again_s = -math.inf  # only now it is known how long the job takes, or what requests wait for
         if not self._foresight.busy and self._clock() >= self._again_s:
             self._think(now, slos, spots)
         if self._room is not None and self._room.clocks != self._clocks:
@@ -204,7 +200,7 @@ class Training:
         """A window beside training, or without it, is over: the loop and the predictor follow it."""
         trained = self._duty is not None and self._duty.now > 0
         if self._duty is not None:
-            training = self._slices(self._duty.now, self._duty.slice_s) if trained else None
+            training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None
             self._duty = self._duty.after(Window(heard.share_of_limit), self._clock())
         else:
             training = None
@@ -212,14 +208,17 @@ class Training:
             self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
         for name, latency_s in heard.latency_s.items():
             serving = self.quiet.serving(name, self._clocks)
-            if serving is not None and heard.requests[name] >= TOLD:
+            known = training is None or training.stretches_s
+            if serving is not None and known and heard.requests[name] >= TOLD:
                 self._foresight.learn(serving, training, slos[name].quantile, latency_s, heard.requests[name])
 
     def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
         """Let the predictor say where there is room, once it is known what requests take alone."""
         names = [view.info.instance for view in now.instances if view.info.instance in slos]
-        quiet = self._clock() - max(self._from_s, self.disturbed_s) >= QUIET_S
-        if not quiet and any(self.quiet.batches(name, self._clocks) < ENOUGH for name in names):
+        if self._clock() - max(self._from_s, self.disturbed_s) >= QUIET_S:
+            self._heard_at = (self._clocks,)
+        seldom = any(self.quiet.batches(name, self._clocks) < ENOUGH for name in names)
+        if seldom and self._heard_at != (self._clocks,):
             return
         found = [self._place(names, slos, spot) for spot in self._candidates(spots)]
         places = [place for place in found if place is not None]
@@ -228,7 +227,7 @@ class Training:
         job = Job(notice.step_s, notice.steps_left, left_s - min(RAMP_S, left_s / 4))
         if places:
             self._pace = self._clock(), notice.steps_left
-            self._asked_step_s = notice.step_s
+            self._asked_step_s, self._asked_measured = notice.step_s, self._operations.measured
             self._foresight.ask(places, job)
 
     def _candidates(self, spots: Callable[[], Sequence[Spot]]) -> list[Spot | None]:
@@ -261,12 +260,8 @@ class Training:
         slowdown = self.quiet.slowdown(names, clocks, self._clocks)
         watts = spot.serving_w if spot else 0.0
         # that training draws about as much again as serving does is only ever used to compare points
-        return Place(spot, loads, self._slices(1.0, math.inf, slowdown), watts, watts)
-
-    def _slices(self, duty: float, slice_s: float, slowdown: float = 1.0) -> TrainingSlices:
-        """Training as it was measured, else as the notice says."""
-        stretches_s = tuple(self._stretches_s) or (self.standing.longest_s or STRETCH_S,)
-        return TrainingSlices(stretches_s, duty, slice_s=slice_s, slowdown=slowdown)
+        training = self._operations.at_worst((objective.limit_s for _, objective in loads), slowdown)
+        return Place(spot, loads, training, watts, watts)
 
     def _take(self, found: Found) -> None:
         now_s = self._clock()

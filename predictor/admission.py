@@ -13,6 +13,9 @@ from .vacations import SLICE_S
 DUTIES = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Shares of the idle time that are tried, most first."""
 
+PROBE = 0.025
+"""The most that training may take of which no stretch was measured yet: enough to measure some within seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -116,17 +119,18 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
     """The largest share of idle time that training may take with every objective met, and the job done in time.
 
     The prediction has to meet an objective; the share at which its whole interval does is `sure_duty`, where the closed
-    loop (`pacing`) begins. The least share goes to training of which no stretch was measured yet. `training.duty` and
-    its `slice_s` are ignored. Loads without arrivals have nobody who waits.
+    loop (`pacing`) begins. Training of which no stretch was measured yet is let in for so little of the time that half
+    of the requests that may be late never meet it, however long its stretches are. `training.duty` and its `slice_s`
+    are ignored. Loads without arrivals have nobody who waits.
     """
     loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
     for serving, objective in loads:
         alone_s = model.predict(serving, None, objective.quantile).latency_s
         if alone_s > objective.limit_s:
-            missed = f"the objective is missed without training: {alone_s:.4f} s of {objective.limit_s:.4f} s"
+            missed = f"the objective is missed without training: {_ms(alone_s)} of {_ms(objective.limit_s)}"
             return Refuse(_named(serving, missed), limit_s=alone_s)
     if not training.stretches_s:
-        return Pace(DUTIES[-1], SLICE_S, 0.0, math.inf, 0.0)
+        return _probe(loads, training.slowdown * job.step_s * job.steps_left, job.deadline_s)
     slice_s = max(SLICE_S, training.slowdown * max(training.stretches_s))
     tried: list[_Beside] = []
     for duty in DUTIES:
@@ -138,6 +142,13 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
         return _no_room(tried[-1])
     sure_duty = tried[-1].duty if tried[-1].holds else 0.0
     return _in_time(found, sure_duty, slice_s, training.slowdown * job.step_s * job.steps_left, job.deadline_s)
+
+
+def _probe(loads: Sequence[Load], work_s: float, deadline_s: float) -> Decision:
+    if work_s > deadline_s:
+        return Refuse(f"{work_s:.1f} s of training, the deadline is in {deadline_s:.1f} s", deadline_s=work_s)
+    may_be_late = min((1 - objective.quantile for _, objective in loads), default=1.0)
+    return Pace(min(PROBE, may_be_late / 2), SLICE_S, 0.0, math.inf, 0.0)
 
 
 def _beside(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices) -> _Beside:
@@ -161,10 +172,14 @@ def _in_time(found: _Beside, sure_duty: float, slice_s: float, work_s: float, de
 def _no_room(found: _Beside) -> Refuse:
     band, objective = found.tightest
     return Refuse(
-        f"stretches of training leave no room below {objective.limit_s:.4f} s: {band.latency_s:.4f} s expected even at "
-        f"a duty of {found.duty:.0%}",
+        f"stretches of training leave no room below {_ms(objective.limit_s)}: {_ms(band.latency_s)} expected even at a "
+        f"duty of {found.duty:.0%}",
         limit_s=band.latency_s,
     )
+
+
+def _ms(latency_s: float) -> str:
+    return f"{1e3 * latency_s:.3g} ms"
 
 
 def _named(serving: Serving, text: str) -> str:

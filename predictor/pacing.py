@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .admission import Admit, Pace
+from .admission import PROBE, Admit, Pace
 from .vacations import SLICE_S
 
 FIRST = 0.25
@@ -78,6 +78,8 @@ class Duty:
 
     def regranted(self, decision: Admit | Pace) -> Duty:
         """The same loop under a new decision, with everything it has learnt."""
+        if self.most <= PROBE and not self.broken:
+            return Duty.granted(decision)  # there was nothing to learn from yet but how long stretches are
         most, slice_s = _most(decision)
         return replace(self, most=most, slice_s=slice_s, now=min(self.now, most))
 

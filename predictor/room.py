@@ -9,6 +9,7 @@ extra = (serving_w there - serving_w here) * time the job takes + training_w the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -64,7 +65,9 @@ def make_room(model: CoRunModel, places: Sequence[Place[PointT]], job: Job) -> R
 
 def _extra_j(here: Place[PointT], there: Place[PointT], decision: Admit | Pace, job: Job) -> float:
     computing_s = there.training.slowdown * job.step_s * job.steps_left
-    return (there.serving_w - here.serving_w) * decision.finish_s + there.training_w * computing_s
+    # of training that was never measured nobody knows how long it takes: one place is as good as another
+    takes_s = decision.finish_s if math.isfinite(decision.finish_s) else 0.0
+    return (there.serving_w - here.serving_w) * takes_s + there.training_w * computing_s
 
 
 def _refused(refusals: Sequence[Refuse]) -> Refuse:

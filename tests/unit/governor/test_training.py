@@ -117,6 +117,19 @@ def test_operations_that_are_too_long_are_refused(tmp_path: Path) -> None:
         assert trainer_of(device).busy_s == 0.0
 
 
+def test_one_long_operation_among_short_ones_shuts_no_job_out(tmp_path: Path) -> None:
+    """Longer than the limit, and all that is known at first: a few operations are let in, and show what it is like."""
+    with held(tmp_path, steps=100_000) as device:
+        began_s, trainer_of(device).rare_s = device.world.now_s, 1.5 * ROOMY_S
+        trainer_of(device).wants = True
+        device.until(lambda: device.status.training.limits.duty > 0, 60.0)
+        assert device.status.training.limits.duty == pytest.approx(0.025)
+        device.until(lambda: device.status.training.limits.duty >= 0.25, 10.0)
+        device.run(100.0)
+        assert trainer_of(device).busy_s > 20.0
+        assert late_share(device, began_s) < 0.05
+
+
 def test_a_deadline_that_cannot_be_met_is_refused(tmp_path: Path) -> None:
     """The smallest one that could is known."""
     with held(tmp_path, steps=10_000) as device:

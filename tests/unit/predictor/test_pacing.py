@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pytest
 
-from predictor.admission import Admit, Pace
+from predictor.admission import PROBE, Admit, Pace
 from predictor.pacing import BROKEN, FIRST, LEAST, Duty, Window
 
 WINDOW_S = 10.0
@@ -104,6 +105,15 @@ def test_a_new_decision_keeps_what_was_learnt() -> None:
     regranted = states[-1].regranted(Admit(0.01, 1.0))
     assert (regranted.ceiling, regranted.broken) == (states[-1].ceiling, 1)
     assert states[-1].regranted(Pace(0.1, 0.2, 0.01, 1.0, 0.1)).limits.duty == 0.1
+
+
+def test_a_probe_ends_with_the_first_decision_that_knows_anything() -> None:
+    """The loop begins where that says, unless a window broke meanwhile."""
+    probe = Duty.granted(Pace(PROBE, 0.05, 0.0, math.inf, 0.0))
+    assert probe.limits.duty == PROBE
+    assert probe.regranted(Admit(0.01, 1.0)).limits.duty == 1.0
+    (broken,) = after(probe, [1.2])
+    assert broken.regranted(Admit(0.01, 1.0)).limits.duty == 0.0
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.3, 2.0])
