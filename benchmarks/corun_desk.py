@@ -20,7 +20,7 @@ from .corun_setup import Setup
 
 QUANTILE = 0.95
 """Of latencies within the server, promised to stay below the limit that one request in sixty exceeds anyway."""
-WINDOW, WINDOW_S = 50, 2.0
+WINDOW, WINDOW_S = 50, 4.0
 """Requests that are judged together, at least, and for how long: a governor has more to do than to judge."""
 SLICE_S, TTL_S = 0.05, 2.0
 STRETCHES = 256

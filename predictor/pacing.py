@@ -3,8 +3,8 @@
 
 A broken window stops training until one is clean, and halves what it may take after that; clean windows give it back,
 quickly up to what last broke one, then slowly. A window that breaks while training stands still is not training's
-doing. Three broken ones end in a refusal, which lasts longer each time. Pure: time comes in as seconds of any
-monotonic clock.
+doing; nor is the one just before it, if training had been clean for a while: a host has slow moments. Three broken
+ones end in a refusal, which lasts longer each time. Pure: time comes in as seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ CREEP, PATIENCE = 1.1, 30
 
 BROKEN = 3
 """Broken windows that end in a refusal."""
+
+SETTLED = 5
+"""Clean windows beside training after which a broken one is only suspected to be its doing."""
 
 FORGIVEN = 200
 """Clean windows that make one of them forgotten."""
@@ -69,6 +72,8 @@ class Duty:
     refusals: int = 0
     refused_until_s: float = -math.inf
     reason: str = "within what is predicted to fit"
+    unblamed: Duty | None = None
+    """As it was before a window broke, until the next one, without training, has told whose doing that was."""
 
     @classmethod
     def granted(cls, decision: Admit | Pace) -> Duty:
@@ -85,6 +90,8 @@ class Duty:
 
     def after(self, window: Window, now_s: float) -> Duty:
         """The state once this window has been seen, at `now_s` seconds."""
+        if self.unblamed is not None:
+            return self._settled(window.share_of_limit > 1).after(window, now_s)
         if now_s < self.refused_until_s:
             return self
         if self.refused_until_s > -math.inf:
@@ -105,13 +112,20 @@ class Duty:
         """What to tell training now."""
         return Limits(self.now, self.slice_s, self.reason)
 
+    def _settled(self, broken_without_training: bool) -> Duty:
+        """Whose doing the window before was: the host's if it is no better without training."""
+        if self.unblamed is None or not broken_without_training:
+            return replace(self, unblamed=None)
+        return replace(self.unblamed, most=self.most, slice_s=self.slice_s, now=0.0, unblamed=None)
+
     def _after_broken(self, now_s: float) -> Duty:
         if not self.now:
             return replace(self, clean=0, reason="the objective is missed without training")
         broken, ceiling = self.broken + 1, max(LEAST, self.now / 2)
+        unblamed = self if self.clean >= SETTLED else None
         if broken < BROKEN:
-            why = "a window broke the objective"
-            return replace(self, now=0.0, ceiling=ceiling, broken=broken, clean=0, reason=why)
+            seen = replace(self, now=0.0, ceiling=ceiling, broken=broken, clean=0)
+            return replace(seen, reason="a window broke the objective", unblamed=unblamed)
         lasts_s = min(REFUSED_MOST_S, REFUSED_S * LONGER**self.refusals)
         return replace(
             self,
@@ -123,6 +137,7 @@ class Duty:
             refusals=self.refusals + 1,
             refused_until_s=now_s + lasts_s,
             reason=f"refused for {lasts_s:.0f} s: {BROKEN} windows broke the objective",
+            unblamed=unblamed,
         )
 
     def _after_clean(self) -> Duty:

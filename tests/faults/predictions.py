@@ -112,7 +112,8 @@ def _lived(tally: Tally, case: Case, what: str) -> bool:
         broken.append(share > 1)
         if admitted:
             blamed += broken[-1] and now > 0
-            duty = duty.after(Window(share), len(broken) * WINDOW_S)
+            before, duty = duty, duty.after(Window(share), len(broken) * WINDOW_S)
+            blamed -= broken[-1] and not now and duty.broken < before.broken  # the device's own slow moment
             tally.expect(
                 blamed < REFUSED_AT or duty.refused, f"{what}: {blamed} windows broke the objective, no refusal"
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from predictor.admission import PROBE, Admit, Pace
-from predictor.pacing import BROKEN, FIRST, LEAST, Duty, Window
+from predictor.pacing import BROKEN, FIRST, LEAST, SETTLED, Duty, Window
 
 WINDOW_S = 10.0
 
@@ -75,6 +75,25 @@ def test_a_window_broken_while_training_stands_still_is_not_its_doing() -> None:
     assert states[-1].broken == 1
     assert states[-1].limits.duty == 0.0
     assert "without training" in states[-1].limits.reason
+
+
+def test_a_slow_moment_of_the_host_is_not_held_against_training() -> None:
+    """The next window, without training, broke too: all is as before, unless training had not been clean for long."""
+    grown = after(start(), [0.5] * 10)[-1]
+    blamed, settled, back = after(grown, [1.2, 1.2, 0.5])
+    assert (blamed.now, blamed.broken) == (0.0, 1)
+    assert (settled.now, settled.broken, settled.ceiling) == (0.0, 0, grown.ceiling)
+    assert back.now == FIRST
+    assert after(back, [0.5] * (SETTLED - 2) + [1.2, 1.2])[-1].broken == 1
+    assert not any(state.refused for state in after(grown, ([1.2, 1.2] + [0.5] * SETTLED) * 20))
+
+
+def test_a_refusal_too_is_taken_back_if_it_was_the_hosts_doing() -> None:
+    """At once, with the first window after it."""
+    twice = after(start(), [0.5] * 10 + [1.2, 0.5] * 2 + [0.5] * 10)[-1]
+    refused, settled = after(twice, [1.2, 1.2])
+    assert refused.refused
+    assert (settled.refused, settled.broken, settled.refusals) == (False, 2, 0)
 
 
 def test_three_broken_windows_refuse_the_job_for_a_time() -> None:
