@@ -13,14 +13,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
-from telemetry.errors import PageError
-from telemetry.instance_page import InstancePage
-from telemetry.pages import STALE_NS, Page
+from telemetry.pages import Page
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import ENDLESS_NS, TrainerLimits, TrainerPage
+
+from .watched import Watched
 
 FIRST_POLL_S, POLL_S = 0.0001, 0.0005
 """How often a trainer that waits for a request looks at the gate, at first and, doubling, at last: what bounds how late
@@ -28,10 +27,6 @@ it resumes. Most requests are short; a long wait costs under 1 % of a core."""
 RESTING_S, HELD_POLL_S = 0.005, 0.02
 """The same while it rests, and while it is held."""
 LEAST_DUTY = 0.0005
-RESCAN_NS = 250_000_000
-"""How often the run directory is searched for instances that came or went."""
-SILENT_NS = 500_000_000
-"""A page without a beat for so long, five times what is due, may belong to a dead or hung process."""
 IDLE_NS = 250_000_000
 """How often `idle` is called within a wait."""
 DEBT_NS = 1_000_000
@@ -77,51 +72,6 @@ class Free:
         """Nothing to account for."""
 
 
-class Watched:
-    """The instance pages of a run directory, as they come and go.
-
-    One that falls silent is kept for as long as its file is there, so that `silent` can tell; it holds nothing.
-    """
-
-    def __init__(self, run_dir: RunDir) -> None:
-        self._run_dir = run_dir
-        self._scanned_ns: int | None = None
-        self._open: dict[tuple[str, int], tuple[InstancePage, memoryview]] = {}
-        self._served: tuple[tuple[InstancePage, memoryview], ...] = ()
-
-    def look(self, now_ns: int) -> None:
-        """Open the pages that came and let go of those that went, now and then."""
-        if self._scanned_ns is not None and now_ns - self._scanned_ns < RESCAN_NS:
-            return
-        self._scanned_ns = now_ns
-        found = {key for path in self._run_dir.instances.glob("*.page") if (key := _key(path))}
-        for gone in self._open.keys() - found:
-            _let_go(*self._open.pop(gone))
-        for key in sorted(found - self._open.keys()):
-            try:
-                page = InstancePage.open(self._run_dir.instances / key[0])
-            except PageError:
-                continue
-            self._open[key] = page, page.gate
-        served = (entry for entry in self._open.values() if (info := entry[0].info) is None or info.served)
-        self._served = tuple(served)
-
-    def gates(self, now_ns: int) -> tuple[memoryview, ...]:
-        """The words that say how many requests are in flight, of instances that live; good until the next `look`."""
-        return tuple(gate for page, gate in self._served if page.alive(now_ns))
-
-    def silent(self, now_ns: int) -> bool:
-        """Whether an instance has just fallen silent; after a second it counts as gone, and others decide."""
-        return any(SILENT_NS < page.age_ns(now_ns) <= STALE_NS for page, _ in self._served)
-
-    def close(self) -> None:
-        """Unmap the pages."""
-        for entry in self._open.values():
-            _let_go(*entry)
-        self._open.clear()
-        self._served = ()
-
-
 class Gate:
     """The pacer of a fine-tuning process beside served models; nobody else writes the trainer's page.
 
@@ -142,9 +92,10 @@ class Gate:
         clock_ns: Callable[[], int] = time.monotonic_ns,
         thread_ns: Callable[[], int] = time.thread_time_ns,
         sleep: Callable[[float], None] = time.sleep,
+        give_way: Callable[[], None] = os.sched_yield,
     ) -> None:
         self._page, self._governed, self._idle = page, governed, idle
-        self._clock_ns, self._thread_ns, self._sleep = clock_ns, thread_ns, sleep
+        self._clock_ns, self._thread_ns, self._sleep, self._give_way = clock_ns, thread_ns, sleep, give_way
         self._watched = Watched(run_dir)
         self._gates: tuple[memoryview, ...] = ()
         self._limits = ALONE
@@ -191,6 +142,9 @@ class Gate:
             if now_ns - called_ns >= IDLE_NS:
                 called_ns = now_ns
                 self._idle()
+        # Whoever has slept is owed time by EEVDF (Linux 6.6 on), a thread of the idle class too: the kernel would run it
+        # before one of the server's that was just interrupted, up to the next tick. Who yields is owed none (6.18 on).
+        self._give_way()
         self._until_ns = now_ns + int(self._limits.slice_s * 1e9)
         return (now_ns - began_ns) / 1e9
 
@@ -286,16 +240,3 @@ class Heart:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._page.beat()
-
-
-def _let_go(page: InstancePage, gate: memoryview) -> None:
-    gate.release()
-    page.close()
-
-
-def _key(path: Path) -> tuple[str, int] | None:
-    """A page file's identity: a new owner puts a new file at the same path."""
-    try:
-        return path.name, path.stat().st_ino
-    except FileNotFoundError:
-        return None

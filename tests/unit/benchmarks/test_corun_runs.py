@@ -53,7 +53,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_every_trace_is_paired_and_seen_often_enough(model: object) -> None:
-    """Floor, naive and ours see at least 4000 requests a trace, the others 1000; each arm of a block sees the same arrivals."""
+    """Floor, naive and ours see at least 4000 requests a trace, the others 1000; arms of a block share arrivals."""
     found = list(blocks(model, KINDS, EVERYBODY))  # type: ignore[arg-type]
     assert len({block.key for block in found}) == len(found)
     for kind in KINDS:

@@ -49,14 +49,22 @@ class World:
         self.own_ns = 0
         self.slept: list[float] = []
         self.due: list[tuple[int, InstancePage]] = []
-        self.idled = 0
+        self.idled = self.gave_way = 0
         self.freed_after = 0
         """Calls of `idle` after which the governor lets go; 0: it does not."""
         self.gate = self.gated()
 
     def gated(self, *, governed: bool = True) -> Gate:
         clock = {"clock_ns": lambda: self.now_ns, "thread_ns": lambda: self.own_ns}
-        return Gate(self.run_dir, self.trainer, governed=governed, idle=self.idle, sleep=self.sleep, **clock)
+        return Gate(
+            self.run_dir,
+            self.trainer,
+            governed=governed,
+            idle=self.idle,
+            sleep=self.sleep,
+            give_way=self.give_way,
+            **clock,
+        )
 
     def instance(self, name: str, workload: str = "resnet") -> InstancePage:
         page = InstancePage.create(self.run_dir.instance_page(name))
@@ -67,6 +75,9 @@ class World:
         self.idled += 1
         if self.idled == self.freed_after:
             self.limit()
+
+    def give_way(self) -> None:
+        self.gave_way += 1
 
     def limit(self, limits: TrainerLimits = FREELY) -> None:
         """The governor says so for a minute."""
@@ -114,6 +125,7 @@ def test_with_nobody_in_flight_the_gate_is_open(world: World) -> None:
     """It is closed until the first look around; that takes no time."""
     assert not world.gate.clear()
     assert world.gate.wait() == 0.0
+    assert world.gave_way == 1, "the kernel owes who has slept nothing"
     assert world.gate.clear()
     assert not world.slept
 
