@@ -142,7 +142,7 @@ class Gate:
             if now_ns - called_ns >= IDLE_NS:
                 called_ns = now_ns
                 self._idle()
-        # Whoever has slept is owed time by EEVDF (Linux 6.6 on), a thread of the idle class too: the kernel would run it
+        # Who has slept is owed time by EEVDF (Linux 6.6 on), a thread of the idle class too: the kernel would run it
         # before one of the server's that was just interrupted, up to the next tick. Who yields is owed none (6.18 on).
         self._give_way()
         self._until_ns = now_ns + int(self._limits.slice_s * 1e9)
