@@ -34,6 +34,8 @@ DEBT_NS = 1_000_000
 EVERY = 16
 """Looks between two whose stretch is noted: every 17th, a prime, so that each operation of a step has its turn. The
 first ones are noted more often, for nothing is known yet."""
+EARLY = 8
+"""How many are noted before the looks between two grow by one."""
 BEAT_S = 0.05
 ALONE = TrainerLimits(1.0, 0.05)
 """The limits of training that no governor paces."""
@@ -189,7 +191,8 @@ class Gate:
 
     def _note(self, stretch_ns: int) -> None:
         """Tell of one operation among many how long it was."""
-        self._looks = self._noted = min(EVERY, self._noted + 1)
+        self._noted += 1
+        self._looks = min(EVERY, self._noted // EARLY)
         self._page.add_stretch(int(max(1.0, self._slowdown) * stretch_ns))
 
     def _take_turn(self) -> None:

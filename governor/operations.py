@@ -7,12 +7,13 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
+from predictor.admission import KNOWN
 from predictor.corun import TrainingSlices
 
 from .latency import HOPELESS
 from .reader import TrainerView
 
-FEW, LATEST = 8, 256
+FEW, LATEST = 8, 2 * KNOWN
 """Fewer operations say nothing; of more, the latest count."""
 
 
@@ -35,9 +36,10 @@ class Operations:
         self.longest_s = 0.0
 
     @property
-    def measured(self) -> bool:
-        """Whether there were enough to predict from."""
-        return len(self._stretches_s) >= FEW
+    def measured(self) -> int:
+        """0: too few to predict from; 1: some; 2: enough to refuse a job for."""
+        count = len(self._stretches_s)
+        return (count >= FEW) + (count >= KNOWN)
 
     def slices(self, duty: float = 1.0, slice_s: float = math.inf, slowdown: float = 1.0) -> TrainingSlices:
         """Training made of them; without stretches until they are measured."""
@@ -48,5 +50,5 @@ class Operations:
     def at_worst(self, limits_s: Iterable[float], slowdown: float) -> TrainingSlices:
         """As `slices`; if none is measured but one is known that keeps requests waiting hopelessly, that one alone."""
         if not self.measured and any(slowdown * self.longest_s > HOPELESS * limit_s for limit_s in limits_s):
-            return TrainingSlices((self.longest_s,), 1.0, slice_s=math.inf, slowdown=slowdown)
+            return TrainingSlices((self.longest_s,) * KNOWN, 1.0, slice_s=math.inf, slowdown=slowdown)
         return self.slices(slowdown=slowdown)

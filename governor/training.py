@@ -90,8 +90,8 @@ class Training:
         self._room: Spot | None = None
         self._duty: Duty | None = None
         self._again_s = -math.inf
-        self._asked_step_s, self._asked_measured = 0.0, False
-        """One step as it was known when a decision was thought over last, and whether operations were."""
+        self._asked_step_s, self._asked_measured = 0.0, 0
+        """One step as it was known when a decision was thought over last, and how well operations were."""
         self._pace = (math.inf, 0)
         """When a decision was thought over last, and the steps that were left."""
 
@@ -150,7 +150,7 @@ class Training:
         self._foresight.drop()
         self._decision = self._room = self._duty = None
         self._again_s = -math.inf
-        self._pace, self._asked_step_s, self._asked_measured = (math.inf, 0), 0.0, False
+        self._pace, self._asked_step_s, self._asked_measured = (math.inf, 0), 0.0, 0
 
     def _see(self, trainer: TrainerView | None) -> None:
         """Take in what the trainer did and wants."""

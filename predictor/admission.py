@@ -13,8 +13,9 @@ from .vacations import SLICE_S
 DUTIES = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Shares of the idle time that are tried, most first."""
 
-PROBE = 0.025
-"""The most that training may take of which no stretch was measured yet: enough to measure some within seconds."""
+PROBE, KNOWN = 0.025, 128
+"""The most that training may take of which little is known: enough to measure something within seconds. And the
+stretches from which on it is known: the first ones are a first step's, slow with cold caches and fresh memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,9 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
     """The largest share of idle time that training may take with every objective met, and the job done in time.
 
     The prediction has to meet an objective; the share at which its whole interval does is `sure_duty`, where the closed
-    loop (`pacing`) begins. Training of which no stretch was measured yet is let in for so little of the time that half
-    of the requests that may be late never meet it, however long its stretches are. `training.duty` and its `slice_s`
-    are ignored. Loads without arrivals have nobody who waits.
+    loop (`pacing`) begins. Training of which no stretch was measured yet, or few and too long, is let in for so little
+    of the time that half of the requests that may be late never meet it. `training.duty` and its `slice_s` are ignored.
+    Loads without arrivals have nobody who waits.
     """
     loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
     for serving, objective in loads:
@@ -129,8 +130,9 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
         if alone_s > objective.limit_s:
             missed = f"the objective is missed without training: {_ms(alone_s)} of {_ms(objective.limit_s)}"
             return Refuse(_named(serving, missed), limit_s=alone_s)
+    work_s = training.slowdown * job.step_s * job.steps_left
     if not training.stretches_s:
-        return _probe(loads, training.slowdown * job.step_s * job.steps_left, job.deadline_s)
+        return _probe(loads, work_s, job.deadline_s)
     slice_s = max(SLICE_S, training.slowdown * max(training.stretches_s))
     tried: list[_Beside] = []
     for duty in DUTIES:
@@ -139,9 +141,10 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
             break
     found = next((beside for beside in tried if beside.may_hold), None)
     if found is None:
-        return _no_room(tried[-1])
+        few = len(training.stretches_s) < KNOWN
+        return _probe(loads, work_s, job.deadline_s) if few else _no_room(tried[-1])
     sure_duty = tried[-1].duty if tried[-1].holds else 0.0
-    return _in_time(found, sure_duty, slice_s, training.slowdown * job.step_s * job.steps_left, job.deadline_s)
+    return _in_time(found, sure_duty, slice_s, work_s, job.deadline_s)
 
 
 def _probe(loads: Sequence[Load], work_s: float, deadline_s: float) -> Decision:

@@ -84,7 +84,7 @@ class Duty:
     def regranted(self, decision: Admit | Pace) -> Duty:
         """The same loop under a new decision, with everything it has learnt."""
         if self.most <= PROBE and not self.broken:
-            return Duty.granted(decision)  # there was nothing to learn from yet but how long stretches are
+            return Duty.granted(decision)  # nothing was learnt yet but how long stretches are
         most, slice_s = _most(decision)
         return replace(self, most=most, slice_s=slice_s, now=min(self.now, most))
 
@@ -121,6 +121,8 @@ class Duty:
     def _after_broken(self, now_s: float) -> Duty:
         if not self.now:
             return replace(self, clean=0, reason="the objective is missed without training")
+        if self.now <= PROBE:  # too little to have broken it
+            return replace(self, now=0.0, clean=0, reason="a window broke the objective")
         broken, ceiling = self.broken + 1, max(LEAST, self.now / 2)
         unblamed = self if self.clean >= SETTLED else None
         if broken < BROKEN:

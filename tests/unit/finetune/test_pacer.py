@@ -17,6 +17,7 @@ import pytest
 from finetune.pacer import (
     ALONE,
     DEBT_NS,
+    EARLY,
     EVERY,
     FIRST_POLL_S,
     IDLE_NS,
@@ -282,7 +283,8 @@ def test_every_operation_has_its_turn_to_be_noted(world: World) -> None:
         world.instances[0].words[HEARTBEAT] = world.instances[1].words[HEARTBEAT] = world.now_ns
         assert world.trainer.stretches_since(0)[1] >= min(4, step), "the first ones are told of at once"
     noted, count = world.trainer.stretches_since(0)
-    assert count == pytest.approx(17 * 24, rel=0.02)
+    early = EARLY * sum(range(1, EVERY + 1))
+    assert count == pytest.approx(EARLY * EVERY + (17 * 17 * 24 - early) / 17, rel=0.02)
     assert set(noted) == {0.005, 0.0005}
     assert noted.count(0.005) / len(noted) == pytest.approx(1 / 24, rel=0.5)
 

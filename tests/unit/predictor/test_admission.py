@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from predictor.admission import DUTIES, Admit, Decision, Job, Load, Objective, Pace, Refuse, decide
+from predictor.admission import DUTIES, KNOWN, Admit, Decision, Job, Load, Objective, Pace, Refuse, decide
 from predictor.corun import CoRunModel, Serving, TrainingSlices
 from predictor.queueing import ServiceTimes
 
@@ -26,7 +26,7 @@ def load(
 
 
 def asked(loads: list[Load], stretch_s: float, job: Job = HOURS, slowdown: float = 1.0) -> Decision:
-    return decide(CoRunModel(), loads, TrainingSlices((stretch_s,), slowdown=slowdown), job)
+    return decide(CoRunModel(), loads, TrainingSlices((stretch_s,) * KNOWN, slowdown=slowdown), job)
 
 
 def duty(decision: Decision) -> float:
@@ -110,6 +110,14 @@ def test_training_that_was_never_seen_may_show_itself(may_be_late: float) -> Non
     late = decide(CoRunModel(), loads, unknown, Job(0.1, 700, 60.0))
     assert isinstance(late, Refuse)
     assert late.deadline_s == pytest.approx(70.0)
+
+
+def test_a_few_long_stretches_refuse_nobody() -> None:
+    """A first step's are longer than all that follow: it is only probed on."""
+    loads = [load(0.05, rate_hz=0.5, quantile=0.99)]
+    few, known = (TrainingSlices((5.0,) * count) for count in (KNOWN - 1, KNOWN))
+    assert duty(decide(CoRunModel(), loads, few, HOURS)) == pytest.approx(0.005)
+    assert isinstance(decide(CoRunModel(), loads, known, HOURS), Refuse)
 
 
 def test_training_between_two_models_needs_both_idle() -> None:

@@ -127,12 +127,13 @@ def test_a_new_decision_keeps_what_was_learnt() -> None:
 
 
 def test_a_probe_ends_with_the_first_decision_that_knows_anything() -> None:
-    """The loop begins where that says, unless a window broke meanwhile."""
+    """The loop begins where that says; a window that broke meanwhile was not the probe's doing."""
     probe = Duty.granted(Pace(PROBE, 0.05, 0.0, math.inf, 0.0))
     assert probe.limits.duty == PROBE
     assert probe.regranted(Admit(0.01, 1.0)).limits.duty == 1.0
-    (broken,) = after(probe, [1.2])
-    assert broken.regranted(Admit(0.01, 1.0)).limits.duty == 0.0
+    stopped, again = after(probe, [1.2, 0.5])
+    assert (stopped.now, stopped.broken, again.now) == (0.0, 0, PROBE)
+    assert stopped.regranted(Admit(0.01, 1.0)).limits.duty == 1.0
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.3, 2.0])
