@@ -38,6 +38,8 @@ GOOD = 0.25
 DEAR = 0.5
 VERY_LONG = 3
 """Pieces that cost more than this share are not worth it unless the whole is so many times too long."""
+FEWEST = 4
+"""Pieces, at least, of an operation for which there is no room whole."""
 
 RULES: dict[object, Rule] = {
     **products.RULES,
@@ -95,7 +97,8 @@ def make_interruptible(
 ) -> Pieces:
     """Pieces of about `longest_s` for each operation of the step that takes longer, where that changes no bit.
 
-    Takes the time of a few steps. The random state stays as it is. `only`: these operations and no others.
+    Takes the time of a few steps. The random state stays as it is. `only`: these operations and no others, however
+    short they are and however dear that is, for it is memory that they have no room for whole.
     """
     functions: dict[str, Piecewise] = {}
     split, whole = [], []
@@ -107,10 +110,10 @@ def make_interruptible(
             if not isinstance(action, Call) or (only is not None and op.name not in only):
                 continue
             alike = (op.target, op.detail)
-            if _touched_bytes(captured, action.node) < longest_s * SLOWEST_BYTES_PER_S:
+            if only is None and _touched_bytes(captured, action.node) < longest_s * SLOWEST_BYTES_PER_S:
                 continue
             if alike not in tried:
-                tried[alike] = _try(draws, action.node, longest_s, rules)
+                tried[alike] = _try(draws, action.node, longest_s, rules, needed=only is not None)
             seconds, found = tried[alike]
             if found is not None:
                 functions[op.name] = found[0]
@@ -121,14 +124,16 @@ def make_interruptible(
 
 
 def _try(
-    draws: Draws, node: Node, longest_s: float, rules: Mapping[object, Rule]
+    draws: Draws, node: Node, longest_s: float, rules: Mapping[object, Rule], *, needed: bool
 ) -> tuple[float, tuple[Piecewise, Split] | None]:
     """Seconds of a node's operation, and the best way into pieces that keeps every bit."""
     rule = rules.get(node.target) or _pointwise(node.target)
     sample = draws.sample(node, "normal" if rule else "positive")
     whole_s = _timed(sample, longest_s)
-    if whole_s <= longest_s or rule is None:
+    if rule is None or (whole_s <= longest_s and not needed):
         return whole_s, None
+    if needed:
+        longest_s = min(longest_s, whole_s / FEWEST)
     sample = _computed(sample)
     ways: list[tuple[float, list[float], Piecewise]] = []
     for piecewise in rule(sample, math.ceil(whole_s / longest_s)):
@@ -147,7 +152,7 @@ def _try(
         sample = _computed(draws.sample(node, "uneven"))
         for _, spans_s, piecewise in sorted(ways, key=lambda way: way[0]):
             pieces_s = sum(spans_s)
-            if pieces_s > whole_s * (1 + DEAR) and whole_s < VERY_LONG * longest_s:
+            if pieces_s > whole_s * (1 + DEAR) and whole_s < VERY_LONG * longest_s and not needed:
                 continue
             if _compared(piecewise, sample):
                 verified = Verified(piecewise, node.target, _strides(sample.args))

@@ -25,10 +25,11 @@ TIGHT = 0.9
 """Share of the limit from which on nothing is given back."""
 
 GROWTH = 1.5
-"""Factor per clean window, below the ceiling."""
+"""Factor of the duty per clean window, below the ceiling."""
 
-CREEP, PATIENCE = 1.1, 30
-"""Factor of the ceiling, and the clean windows in a row that it takes."""
+PATIENCE = 5
+"""Clean windows in a row that lift the ceiling by `GROWTH`; twice as many for each window that training broke, four
+times as many again for each refusal."""
 
 BROKEN = 3
 """Broken windows that end in a refusal."""
@@ -144,7 +145,8 @@ class Duty:
 
     def _after_clean(self) -> Duty:
         clean = self.clean + 1
-        ceiling = min(1.0, self.ceiling * CREEP) if clean % PATIENCE == 0 else self.ceiling
+        patience = PATIENCE << min(self.broken + 2 * self.refusals, 10)
+        ceiling = min(1.0, self.ceiling * GROWTH) if clean % patience == 0 else self.ceiling
         broken = max(0, self.broken - 1) if clean % FORGIVEN == 0 else self.broken
         now = min(self.most, ceiling, max(FIRST if not self.now else LEAST, self.now * GROWTH))
         return replace(self, now=now, ceiling=ceiling, broken=broken, clean=clean, reason=_reason(now, self.most))

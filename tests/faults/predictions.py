@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, replace
 
 from governor.guard import Slo, Verdict, judge
-from predictor.admission import Decision, Job, Objective, Refuse, decide
+from predictor.admission import KNOWN, PROBE, Decision, Job, Objective, Refuse, decide
 from predictor.corun import Band, CoRunModel, Serving, TrainingSlices
 from predictor.pacing import Duty, Window
 from predictor.queueing import quantile
@@ -66,7 +66,7 @@ class Case:
 
     def training(self, duty: float) -> TrainingSlices:
         """What the predictor is told of training."""
-        return TrainingSlices(tuple(self.fed * op_s for op_s in self.truth.ops_s), duty)
+        return TrainingSlices(tuple(self.fed * op_s for op_s in self.truth.ops_s) * KNOWN, duty)
 
 
 def wrong(tally: Tally) -> None:
@@ -111,7 +111,7 @@ def _lived(tally: Tally, case: Case, what: str) -> bool:
         share = _seen(case, now)
         broken.append(share > 1)
         if admitted:
-            blamed += broken[-1] and now > 0
+            blamed += broken[-1] and now > PROBE
             before, duty = duty, duty.after(Window(share), len(broken) * WINDOW_S)
             blamed -= broken[-1] and not now and duty.broken < before.broken  # the device's own slow moment
             tally.expect(

@@ -67,6 +67,19 @@ def test_what_has_no_room_whole_is_computed_in_pieces(
     assert_equal([state_of(found, None), state_of(again, None)], [state_of(plain, None)] * 2)
 
 
+def test_how_short_an_operation_is_does_not_matter_where_it_has_no_room(tmp_path: Path) -> None:
+    """One of microseconds, far below what is split for the sake of inference, is computed in pieces all the same."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    batch = torch.randn(8, 3, 12, 12), torch.arange(8)
+    known, name = hungry(model, batch, "aten.native_batch_norm_backward.default", tmp_path)
+    loss = nn.functional.cross_entropy
+    expected = loss(copy.deepcopy(model)(batch[0]), batch[1]).detach()
+    with finetune.compile(model, loss, batch, BUDGET_BYTES, profile=known, page_dir=tmp_path) as step:
+        assert step.plan.in_pieces == (name,)
+        assert torch.equal(step(*batch), expected)
+
+
 def test_what_has_no_exact_pieces_is_refused_by_name(
     model: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:

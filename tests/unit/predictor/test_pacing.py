@@ -60,12 +60,14 @@ def test_a_broken_window_stops_training_until_a_clean_one_and_halves_it_then() -
 
 
 def test_what_broke_is_approached_slowly_again() -> None:
-    """Half the duty at once, all of it only after hundreds of clean windows."""
+    """Half the duty at once, all of it after tens of clean windows, and later each time."""
     grown = after(start(), [0.5] * 10)[-1]
     states = after(grown, [1.2] + [0.5] * 400)
-    assert max(state.now for state in states[:30]) == 0.5
+    assert max(state.now for state in states[:10]) == 0.5
     reached = next(number for number, state in enumerate(states) if state.now == 1.0)
-    assert 150 < reached < 300
+    assert 10 < reached < 30
+    again = after(states[reached], [1.2] + [0.5] * 400)
+    assert reached < next(number for number, state in enumerate(again) if state.now == 1.0) < 60
 
 
 def test_a_window_broken_while_training_stands_still_is_not_its_doing() -> None:
