@@ -59,12 +59,14 @@ def test_killed_until_done(zygote: Zygote, laid_out: Path, tmp_path: Path) -> No
     alone, struck = tmp_path / "alone", tmp_path / "struck"
     for folder in (alone, struck):
         shutil.copytree(laid_out, folder)
+    begun_s = time.monotonic()
     assert work(zygote, alone).wait(PATIENCE_S) == 0
+    took_s = time.monotonic() - begun_s
     chance = random.Random(7)
     deaths = 0
     for _ in range(4):
         child = work(zygote, struck)
-        if child.wait(chance.uniform(0.3, 1.5)) is None:
+        if child.wait(took_s * chance.uniform(0.1, 0.7)) is None:
             child.end()
             deaths += 1
     last = work(zygote, struck)
