@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,8 @@ from tests.faults.finetuner import lay_out
 from tests.faults.zygote import Child, Zygote
 
 PATIENCE_S = 120.0
+DEATHS = (5, 35, 66, 47, 50, 53)
+"""Which touch of a file each worker dies at: before its job, while it prepares, then in its steps."""
 TEG = (sys.executable, "-c", "import sys; from governor.cli import main; sys.exit(main())")
 
 
@@ -46,8 +47,11 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
-def work(zygote: Zygote, folder: Path) -> Child:
-    return zygote.fork([str(folder)], folder / "log", main="tests.faults.finetuner:main")
+def work(zygote: Zygote, folder: Path, dies_at: int | None = None) -> Child:
+    job = "tests.faults.finetuner"
+    before = f"{job}:mortal" if dies_at is not None else ""
+    environ = {"DIES_AT": str(dies_at), "DIES_IN": str(folder)}
+    return zygote.fork([str(folder)], folder / "log", before=before, main=f"{job}:main", environ=environ)
 
 
 def published(folder: Path) -> list[str]:
@@ -59,19 +63,11 @@ def test_killed_until_done(zygote: Zygote, laid_out: Path, tmp_path: Path) -> No
     alone, struck = tmp_path / "alone", tmp_path / "struck"
     for folder in (alone, struck):
         shutil.copytree(laid_out, folder)
-    begun_s = time.monotonic()
     assert work(zygote, alone).wait(PATIENCE_S) == 0
-    took_s = time.monotonic() - begun_s
-    chance = random.Random(7)
-    deaths = 0
-    for _ in range(4):
-        child = work(zygote, struck)
-        if child.wait(took_s * chance.uniform(0.1, 0.7)) is None:
-            child.end()
-            deaths += 1
+    for dies_at in DEATHS:
+        assert work(zygote, struck, dies_at).wait(PATIENCE_S) == -signal.SIGKILL, f"it outlived its touch {dies_at}"
     last = work(zygote, struck)
     assert last.wait(PATIENCE_S) == 0, last.said
-    assert deaths
     assert published(struck) == published(alone)
     (status,) = Spool(struck / "spool").jobs()
     assert (status.state, status.version) == (JobState.DONE, 2), status.reason
