@@ -66,7 +66,7 @@ def halved(found: Tensor, target: Tensor) -> Tensor:
 def accumulate(model: nn.Module, batches: Iterable[Batch], example: Batch, pages: Path) -> None:
     """Two batches to an update, and the norm of all gradients clipped: plain torch steps."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with finetune.compile(model, halved, example, "50%", page_dir=pages) as step:
+    with finetune.compile(model, halved, example, "60%", page_dir=pages) as step:
         for number, (picture, target) in enumerate(batches):
             step(picture, target)
             if number % 2:
