@@ -8,8 +8,8 @@ be started again, and needs the machine.
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,9 +21,11 @@ from telemetry.trainer_page import ENDLESS_NS, TrainerLimits, TrainerPage
 
 from .watched import Watched
 
-FIRST_POLL_S, POLL_S = 0.0001, 0.0005
-"""How often a trainer that waits for a request looks at the gate, at first and, doubling, at last: what bounds how late
-it resumes. Most requests are short; a long wait costs under 1 % of a core."""
+AWAKE_NS = 2_000_000
+"""For so long a trainer that waits for a request stays awake: most are short, and a core that has gone to sleep, or a
+thread that the kernel owes time for having slept, makes others late afterwards."""
+POLL_S = 0.0005
+"""How often it looks at the gate after that: what bounds how late it resumes. It costs under 1 % of a core."""
 RESTING_S, HELD_POLL_S = 0.005, 0.02
 """The same while it rests, and while it is held."""
 LEAST_DUTY = 0.0005
@@ -37,9 +39,10 @@ first ones are noted more often, for nothing is known yet."""
 EARLY = 8
 """How many are noted before the looks between two grow by one."""
 BEAT_S = 0.05
+LEAST_WEIGHT = 19
+"""The nice value of training."""
 ALONE = TrainerLimits(1.0, 0.05)
 """The limits of training that no governor paces."""
-log = logging.getLogger("teg.finetune")
 NO_GOVERNOR, SILENT = "no governor", "a served model is silent"
 
 
@@ -130,7 +133,6 @@ class Gate:
     def wait(self) -> float:
         """Block until inference is idle, nothing holds training and the rest is over; seconds waited."""
         began_ns = now_ns = called_ns = self._clock_ns()
-        poll_s = FIRST_POLL_S
         self._pay()
         while True:
             now_ns = self._clock_ns()
@@ -139,13 +141,15 @@ class Gate:
             rest_s = (self._rest_until_ns - now_ns) / 1e9
             if free and rest_s <= 0:
                 break
-            self._sleep(HELD_POLL_S if held else min(RESTING_S, rest_s) if free else poll_s)
-            poll_s = min(2 * poll_s, POLL_S)
+            if not held and not free and now_ns - began_ns < AWAKE_NS:
+                self._give_way()
+            else:
+                self._sleep(HELD_POLL_S if held else min(RESTING_S, rest_s) if free else POLL_S)
             if now_ns - called_ns >= IDLE_NS:
                 called_ns = now_ns
                 self._idle()
-        # Who has slept is owed time by EEVDF (Linux 6.6 on), a thread of the idle class too: the kernel would run it
-        # before one of the server's that was just interrupted, up to the next tick. Who yields is owed none (6.18 on).
+        # Who has slept is owed time by EEVDF (Linux 6.6 on), however low its weight: the kernel would run it before a
+        # thread of the server that was just interrupted, up to the next tick. Who yields is owed none (6.18 on).
         self._give_way()
         self._until_ns = now_ns + int(self._limits.slice_s * 1e9)
         return (now_ns - began_ns) / 1e9
@@ -213,15 +217,14 @@ class Gate:
 
 
 def step_aside() -> None:
-    """Let every other thread go before this one: Linux's class for the idle (sched(7)).
+    """Give this thread the least weight there is (nice 19): whatever runs beside a model that answers goes first.
 
-    What runs beside a model that answers (the server, the client) then preempts an operation at once instead of waiting
-    for its end. It takes no privilege, and without one it cannot be taken back. Elsewhere nothing happens.
+    Not the class for the idle (SCHED_IDLE): the kernel takes a core on which nothing else runs for an idle one, and
+    wakes the server's threads there though another is free. It takes no privilege, and without one it cannot be taken
+    back. Where threads have no weight of their own nothing happens.
     """
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (OSError, AttributeError) as error:
-        log.info("training keeps its scheduling class: %s", error)
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_WEIGHT)
 
 
 class Heart:
