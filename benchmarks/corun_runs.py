@@ -34,7 +34,7 @@ REPEATS = 2
 RUN_IN = {NONE: (40, 4.0), OURS: (100, 40.0)}
 RUN_IN_OTHERS = 0, 4.0
 """Requests and seconds, at least, before anything counts: service times must be known, and ours is granted its share
-of the time a window after the other."""
+of the time a window after the other. A load lasts longer than a trace: ours runs in for each kind of arrivals."""
 START_S = 60.0
 """To compile, to measure, to run in."""
 OVERHEAD_S = 2 * LEAD_S + SETTLE_S
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 class Model:
     """A served model: traces of so many requests, from so many seeds, each sent twice; `minutes` of the default run.
 
-    `others`: the seeds that arms with a quarter of the requests see.
+    `others`: the seeds that arms with a quarter of the requests see. `stay`: traces of one kind in a row.
     """
 
     name: str
@@ -54,12 +54,13 @@ class Model:
     seeds: int
     minutes: float
     others: range
+    stay: int
 
 
 MODELS = (
-    Model("digits_cnn", 1500, 2, 11.0, range(1)),
-    Model("bert_mini", 250, 8, 15.5, range(1, 3)),
-    Model("efficientnet_b0", 100, 20, 12.0, range(15, 20)),
+    Model("digits_cnn", 1200, 2, 12.0, range(1), 4),
+    Model("bert_mini", 250, 8, 15.5, range(3, 5), 4),
+    Model("efficientnet_b0", 100, 20, 11.0, range(15, 20), 2),
 )
 
 
@@ -84,16 +85,16 @@ class Block:
 
 
 def blocks(model: Model, kinds: Sequence[str], arms: Sequence[str]) -> Iterator[Block]:
-    """All blocks of a model, those first that say most: every kind of arrivals with one seed before the next."""
-    for repeat in range(REPEATS):
-        for seed in range(model.seeds):
-            own = (*CORE, *OTHERS) if seed in model.others else CORE
-            wanted = tuple(arm for arm in own if arm.name in arms)
-            if not wanted:
-                continue
-            turn = (repeat * model.seeds + seed) % len(wanted)
-            for kind in kinds:
-                yield Block(kind, seed, repeat, model.requests, wanted[turn:] + wanted[:turn])
+    """All blocks of a model, those first that say most: every kind of arrivals with some seeds before others."""
+    turns = [(repeat, seed) for repeat in range(REPEATS) for seed in range(model.seeds)]
+    for first in range(0, len(turns), model.stay):
+        for kind in kinds:
+            for turn, (repeat, seed) in enumerate(turns[first : first + model.stay], first):
+                own = (*CORE, *OTHERS) if seed in model.others else CORE
+                wanted = tuple(arm for arm in own if arm.name in arms)
+                if wanted:
+                    at = turn % len(wanted)
+                    yield Block(kind, seed, repeat, model.requests, wanted[at:] + wanted[:at])
 
 
 class Kept:
@@ -167,26 +168,34 @@ class Company:
         self._stage, self._setup, self._say = stage, setup, say
         self._ready: set[Arm] = set()
         self._failed: dict[str, str] = {}
+        self._used_to = ""
+        """The kind of arrivals that ours has run in for."""
         self._desk = Desk(stage.run_dir, setup)
-        self._start(NONE)
+        self._start(NONE, "poisson")
 
     def seconds(self, block: Block) -> float:
         """How long a block takes, about, with those who are not ready yet."""
-        return block.seconds(self._setup.rate_hz) + START_S * len(set(block.arms) - self._ready)
+        _, run_in_s = RUN_IN[OURS] if OURS in block.arms and block.kind != self._used_to else (0, 0.0)
+        return block.seconds(self._setup.rate_hz) + run_in_s + START_S * len(set(block.arms) - self._ready)
 
-    def _start(self, arm: Arm) -> None:
+    def _start(self, arm: Arm, kind: str) -> None:
         """Start a trainer, and let it run in; one that cannot is left out with a reason."""
         began_s = time.monotonic()
         self._ready.add(arm)
         try:
             if arm is not NONE:
                 self._stage.start(arm, self._maker(arm))
-            fewest, seconds = RUN_IN.get(arm, RUN_IN_OTHERS)
-            requests = max(fewest, math.ceil(seconds * self._setup.rate_hz))
-            self._play(arm, arrivals("poisson", self._setup.rate_hz, requests, SEEDS_FROM), listen=arm is NONE)
+            self._run_in(arm, kind)
         except ProcessFailed as failed:
             self._fail(arm, failed)
         self._say(f"  {arm.name} is ready after {time.monotonic() - began_s:.0f} s {self._failed.get(arm.name, '')}")
+
+    def _run_in(self, arm: Arm, kind: str) -> None:
+        fewest, seconds = RUN_IN.get(arm, RUN_IN_OTHERS)
+        requests = max(fewest, math.ceil(seconds * self._setup.rate_hz))
+        self._play(arm, arrivals(kind, self._setup.rate_hz, requests, SEEDS_FROM), listen=arm is NONE)
+        if arm is OURS:
+            self._used_to = kind
 
     def _maker(self, arm: Arm) -> Callable[[], Trainer]:
         model, run_dir = self._stage.model, self._stage.run_dir
@@ -201,10 +210,12 @@ class Company:
         who = {"model": self._stage.model, "kind": block.kind, "seed": block.seed, "repeat": block.repeat}
         row: Row = who | {"arm": arm.name}
         if arm not in self._ready:
-            self._start(arm)
+            self._start(arm, block.kind)
         if arm.name in self._failed:
             return row | {"why": self._failed[arm.name]}
         try:
+            if arm is OURS and block.kind != self._used_to:
+                self._run_in(arm, block.kind)
             return row | self._play(arm, arrivals(block.kind, self._setup.rate_hz, block.requests, block.seed))
         except ProcessFailed as failed:
             return row | {"why": self._fail(arm, failed)}
