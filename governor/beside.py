@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from predictor.queueing import quantile
-from telemetry.instance_page import Status
+from telemetry.instance_page import Sample, Status
 
 from .guard import Slo, Verdict, judge
 from .latency import HOPELESS
@@ -18,12 +18,12 @@ from .watch import plainly_broken
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One window; `latency_s` is the constrained quantile and `requests` their number, by instance."""
+    """One window; `latency_s` is the constrained quantile and `arrivals_s` when its requests came, by instance."""
 
-    share_of_limit: float
-    """The quantile over its limit, of the instance nearest to it: above 1 only where the promise was broken."""
+    late: float
+    """Late requests over as many as may be late, of the worst instance: above 1 only where the promise was broken."""
     latency_s: Mapping[str, float]
-    requests: Mapping[str, int]
+    arrivals_s: Mapping[str, tuple[float, ...]]
 
 
 class Beside:
@@ -32,7 +32,7 @@ class Beside:
     def __init__(self) -> None:
         self._begin_s: float | None = None
         self._from_ns = 0
-        self._latencies_s: dict[str, list[float]] = {}
+        self._served: dict[str, list[Sample]] = {}
         self._failed: dict[str, int] = {}
 
     def restart(self) -> None:
@@ -55,39 +55,50 @@ class Beside:
             return None
         heard = self._heard(slos, hopeless=hopeless)
         self._begin(now_s)
-        if heard.share_of_limit > 1:
+        if heard.late > 1:
             self._from_ns = now_ns
         return heard
 
     def _begin(self, now_s: float) -> None:
         self._begin_s = now_s
-        self._latencies_s.clear()
+        self._served.clear()
         self._failed.clear()
 
     def _take(self, view: InstanceView) -> None:
         name = view.info.instance
         samples = [sample for sample in view.samples if sample.arrival_ns >= self._from_ns]
-        served = [sample.latency_s for sample in samples if sample.status is Status.OK]
-        self._latencies_s.setdefault(name, []).extend(served)
+        self._served.setdefault(name, []).extend(sample for sample in samples if sample.status is Status.OK)
         self._failed[name] = self._failed.get(name, 0) + sum(sample.status in FAILURES for sample in samples)
 
     def _plainly_broken(self, slos: Mapping[str, Slo]) -> bool:
         for name, slo in slos.items():
-            latencies_s, failed = self._latencies_s.get(name, []), self._failed.get(name, 0)
-            late, total = failed + sum(latency_s > slo.limit_s for latency_s in latencies_s), failed + len(latencies_s)
+            late, total = self._late(name, slo)
             if late and plainly_broken(late, total, slo):
                 return True
         return False
 
     def _heard(self, slos: Mapping[str, Slo], *, hopeless: bool) -> Heard:
-        quantiles = {name: quantile(seen, slos[name].quantile) for name, seen in self._latencies_s.items() if seen}
-        shares = [self._share(name, slo, quantiles.get(name, 0.0)) for name, slo in slos.items()]
-        share = max(shares, default=0.0)
-        requests = {name: len(self._latencies_s[name]) for name in quantiles}
-        return Heard(max(share, HOPELESS) if hopeless else share, quantiles, requests)
+        late = max((self._over_allowed(name, slo) for name, slo in slos.items()), default=0.0)
+        served = {name: samples for name, samples in self._served.items() if samples}
+        latency_s = {
+            name: quantile([sample.latency_s for sample in samples], slos[name].quantile)
+            for name, samples in served.items()
+        }
+        arrivals_s = {
+            name: tuple(sorted(sample.arrival_ns / 1e9 for sample in samples)) for name, samples in served.items()
+        }
+        return Heard(max(late, HOPELESS) if hopeless else late, latency_s, arrivals_s)
 
-    def _share(self, name: str, slo: Slo, latency_s: float) -> float:
-        """Above 1 only where luck would hardly show so much."""
-        verdict = judge(self._latencies_s.get(name, []), self._failed.get(name, 0), slo)
-        share = latency_s / slo.limit_s
-        return max(share, 1.01) if verdict is Verdict.BROKEN else min(share, 1.0)
+    def _late(self, name: str, slo: Slo) -> tuple[int, int]:
+        """Late requests, failed ones among them, of so many."""
+        served, failed = self._served.get(name, []), self._failed.get(name, 0)
+        return failed + sum(sample.latency_s > slo.limit_s for sample in served), failed + len(served)
+
+    def _over_allowed(self, name: str, slo: Slo) -> float:
+        """Above 1 only where luck would hardly show so many."""
+        late, total = self._late(name, slo)
+        if not total:
+            return 0.0
+        ratio = late / total / (1 - slo.quantile)
+        broken = judge([sample.latency_s for sample in self._served.get(name, [])], self._failed.get(name, 0), slo)
+        return max(ratio, 1.01) if broken is Verdict.BROKEN else min(ratio, 1.0)

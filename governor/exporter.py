@@ -22,7 +22,7 @@ from telemetry.board_page import BoardReading
 from telemetry.metrics import GOVERNOR
 
 from .status import Phase, Status
-from .training import TrainingStatus
+from .training_status import TrainingStatus
 from .trial import Invalid
 
 RETRY_S = 30.0

@@ -41,6 +41,10 @@ class Foresight:
         told = (serving, training, quantile, latency_s, requests)
         self._lessons.append(self._executor.submit(self.model.observe, *told))
 
+    def breaks_alone(self, serving: Serving, quantile: float, limit_s: float) -> bool:
+        """Whether these arrivals are predicted to break a promise without training."""
+        return self.model.alone_s(serving, quantile) > limit_s
+
     def ask(self, places: Sequence[Place[Spot | None]], job: Job) -> None:
         """Ask where a job has room; the first place is the present one."""
         self._question = self._executor.submit(make_room, self.model, places, job)

@@ -16,7 +16,7 @@ from telemetry.durable import replace
 
 from .errors import AlreadyGoverned
 from .status import Status
-from .training import TrainingStatus
+from .training_status import TrainingStatus
 
 LOCK, STANDING = "governor.lock", "governor.json"
 EVERY_S = 1.0

@@ -10,7 +10,7 @@ from enum import Enum
 
 from .guard import Slo
 from .points import Best
-from .training import TrainingStatus
+from .training_status import TrainingStatus
 from .trial import TrialRecord
 
 log = logging.getLogger("teg.governor")

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from predictor.admission import Admit, Decision, Job, Load, Objective, Refuse
+from predictor.corun import Serving
 from predictor.pacing import Duty, Window
 from predictor.room import Place
-from telemetry.trainer_page import JobNotice, TrainerLimits
+from telemetry.trainer_page import TrainerLimits
 
 from .beside import Beside, Heard
 from .foresight import Foresight, Found
@@ -26,6 +27,7 @@ from .points import Point
 from .quiet import ENOUGH, Quiet
 from .reader import Snapshot, TrainerView
 from .spots import Spot
+from .training_status import UNASKED, TrainingStatus
 
 TTL_S, EVERY_S = 2.0, 0.25
 """How long limits last, and how often they are written again."""
@@ -39,27 +41,7 @@ PATIENCE_S = 10.0
 """A job that does not want to train for so long gives its place up."""
 TOLD = 20
 """Requests of a window from which the predictor learns."""
-UNASKED, THINKING, MOVING = "nothing wants to train", "measuring what requests take alone", "making room"
-
-
-@dataclass(slots=True)
-class TrainingStatus:
-    """What is shown of training. `phase`: idle, held, thinking, admitted, paced or refused."""
-
-    phase: str = "idle"
-    limits: TrainerLimits = field(default_factory=lambda: TrainerLimits(0.0, 0.0, UNASKED))
-    trainer: TrainerView | None = None
-    """As of the last look, None while there is none."""
-    longest_s: float = 0.0
-    """The longest operation seen of the job."""
-    error_ratio: float = math.nan
-    held_ratio: float = math.nan
-    """The predictor's mean relative error, and the share of its intervals that held."""
-
-    @property
-    def notice(self) -> JobNotice:
-        """What the trainer wants."""
-        return self.trainer.notice if self.trainer else JobNotice()
+THINKING, MOVING = "measuring what requests take alone", "making room"
 
 
 class Training:
@@ -198,19 +180,31 @@ class Training:
 
     def _learn(self, heard: Heard, slos: Mapping[str, Slo]) -> None:
         """A window beside training, or without it, is over: the loop and the predictor follow it."""
+        seen = {name: self._seen(name, arrivals_s) for name, arrivals_s in heard.arrivals_s.items()}
         trained = self._duty is not None and self._duty.now > 0
+        training = None
         if self._duty is not None:
             training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None
-            self._duty = self._duty.after(Window(heard.share_of_limit), self._clock())
-        else:
-            training = None
-        if heard.share_of_limit > 1 and trained:
-            self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
-        for name, latency_s in heard.latency_s.items():
-            serving = self.quiet.serving(name, self._clocks)
-            known = training is None or training.stretches_s
-            if serving is not None and known and heard.requests[name] >= TOLD:
-                self._foresight.learn(serving, training, slos[name].quantile, latency_s, heard.requests[name])
+            alone = heard.late > 1 and trained and self._breaks_alone(seen, slos)
+            self._duty = self._duty.after(Window(heard.late, alone), self._clock())
+            if heard.late > 1 and trained and not alone:
+                self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
+        known = training is None or training.stretches_s
+        for name, serving in seen.items():
+            if serving is not None and known:
+                told = slos[name].quantile, heard.latency_s[name], len(serving.arrivals_s)
+                self._foresight.learn(serving, training, *told)
+
+    def _seen(self, name: str, arrivals_s: tuple[float, ...]) -> Serving | None:
+        """An instance in a window: what these very requests were to expect; None if too few to say, or not known."""
+        serving = self.quiet.serving(name, self._clocks) if len(arrivals_s) >= TOLD else None
+        return replace(serving, arrivals_s=arrivals_s) if serving is not None else None
+
+    def _breaks_alone(self, seen: Mapping[str, Serving | None], slos: Mapping[str, Slo]) -> bool:
+        return any(
+            serving is not None and self._foresight.breaks_alone(serving, slos[name].quantile, slos[name].limit_s)
+            for name, serving in seen.items()
+        )
 
     def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
         """Let the predictor say where there is room, once it is known what requests take alone."""

@@ -18,6 +18,11 @@ PROBE, KNOWN = 0.025, 128
 stretches from which on it is known: the first ones are a first step's, slow with cold caches and fresh memory."""
 
 
+AT_LIMIT = 1.05
+"""Requests that are close to their limit alone may take so many times as long beside training, for little can be said
+of a promise that luck keeps or breaks: windows tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """The promise to inference: this quantile of latency stays below the limit, in seconds."""
@@ -101,10 +106,9 @@ class _Beside:
         """Whether the whole interval of each model is within its objective."""
         return all(band.high_s <= objective.limit_s for band, objective in self.bands)
 
-    @property
-    def may_hold(self) -> bool:
-        """Whether each model is predicted to keep its objective, though its interval says less."""
-        return all(band.latency_s <= objective.limit_s for band, objective in self.bands)
+    def may_hold(self, tolerated_s: Sequence[float]) -> bool:
+        """Whether each model is predicted to take no longer than this, though its interval says less."""
+        return all(band.latency_s <= most_s for (band, _), most_s in zip(self.bands, tolerated_s, strict=True))
 
     def finish_s(self, work_s: float) -> float:
         """Seconds until so many seconds of training are done."""
@@ -119,17 +123,20 @@ class _Beside:
 def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, job: Job) -> Decision:
     """The largest share of idle time that training may take with every objective met, and the job done in time.
 
-    The prediction has to meet an objective; the share at which its whole interval does is `sure_duty`, where the closed
-    loop (`pacing`) begins. Training of which no stretch was measured yet, or few and too long, is let in for so little
-    of the time that half of the requests that may be late never meet it. `training.duty` and its `slice_s` are ignored.
+    The prediction has to meet an objective, or come close to what requests take alone where that is at the limit. The
+    share at which its whole interval meets it is `sure_duty`, where the closed loop (`pacing`) begins. Training of
+    which no stretch was measured yet, or few and too long, is let in for so little of the time that half of the
+    requests that may be late never meet it. `training.duty` and its `slice_s` are ignored.
     Loads without arrivals have nobody who waits.
     """
     loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
+    tolerated_s = []
     for serving, objective in loads:
-        alone_s = model.predict(serving, None, objective.quantile).latency_s
-        if alone_s > objective.limit_s:
-            missed = f"the objective is missed without training: {_ms(alone_s)} of {_ms(objective.limit_s)}"
-            return Refuse(_named(serving, missed), limit_s=alone_s)
+        alone = model.predict(serving, None, objective.quantile)
+        if alone.low_s > objective.limit_s:
+            missed = f"the objective is missed without training: {_ms(alone.latency_s)} of {_ms(objective.limit_s)}"
+            return Refuse(_named(serving, missed), limit_s=alone.latency_s)
+        tolerated_s.append(max(objective.limit_s, AT_LIMIT * alone.latency_s))
     work_s = training.slowdown * job.step_s * job.steps_left
     if not training.stretches_s:
         return _probe(loads, work_s, job.deadline_s)
@@ -139,7 +146,7 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
         tried.append(_beside(model, loads, replace(training, duty=duty, slice_s=slice_s)))
         if tried[-1].holds:
             break
-    found = next((beside for beside in tried if beside.may_hold), None)
+    found = next((beside for beside in tried if beside.may_hold(tolerated_s)), None)
     if found is None:
         few = len(training.stretches_s) < KNOWN
         return _probe(loads, work_s, job.deadline_s) if few else _no_room(tried[-1])

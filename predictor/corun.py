@@ -104,6 +104,14 @@ class CoRunModel:
         """
         return self._banded(serving, *self._outlook(serving, training, quantile, requests))
 
+    def alone_s(self, serving: Serving, quantile: float) -> float:
+        """The `quantile` that these arrivals make without training, at the least; safe beside `observe` in a thread.
+
+        What requests took longer than replayed is left out: it was learnt beside training, too.
+        """
+        found = _replayed(replace(serving, services=typical(serving.services)), None, 1.0, 0.0, 0.0)
+        return found.quantile_s(quantile) * math.exp(min(0.0, self.interference(serving.name)["bias"]))
+
     def observe(
         self, serving: Serving, training: TrainingSlices | None, quantile: float, measured_s: float, requests: int
     ) -> Band:

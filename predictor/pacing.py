@@ -3,8 +3,9 @@
 
 A broken window stops training until one is clean, and halves what it may take after that; clean windows give it back,
 quickly up to what last broke one, then slowly. A window that breaks while training stands still is not training's
-doing; nor is the one just before it, if training had been clean for a while: a host has slow moments. Three broken
-ones end in a refusal, which lasts longer each time. Pure: time comes in as seconds of any monotonic clock.
+doing; nor is the one just before it, if training had been clean for a while: a host has slow moments. Nor is one whose
+requests came so thick that they would have been late anyway. Three broken ones end in a refusal, which lasts longer
+each time. Pure: time comes in as seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ FIRST = 0.25
 LEAST = 0.05
 """Less is nothing."""
 
-TIGHT = 0.9
-"""Share of the limit from which on nothing is given back."""
-
 GROWTH = 1.5
 """Factor of the duty per clean window, below the ceiling."""
+
+TIGHT = 1 / GROWTH
+"""Nothing is given back where more is late already: were all of that training's doing, growing would break a window."""
 
 PATIENCE = 5
 """Clean windows in a row that lift the ceiling by `GROWTH`; twice as many for each window that training broke, four
@@ -46,9 +47,11 @@ REFUSED_S, LONGER, REFUSED_MOST_S = 60.0, 4.0, 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What requests of a window say: the constrained quantile of latency over its limit, the worst model's, or 0."""
+    """What requests of a window say: how many were late over how many may be, of the worst model; 0 without any."""
 
-    share_of_limit: float
+    late: float
+    alone: bool = False
+    """Whether these very requests are predicted to have broken it without training, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +95,14 @@ class Duty:
     def after(self, window: Window, now_s: float) -> Duty:
         """The state once this window has been seen, at `now_s` seconds."""
         if self.unblamed is not None:
-            return self._settled(window.share_of_limit > 1).after(window, now_s)
+            return self._settled(window.late > 1).after(window, now_s)
         if now_s < self.refused_until_s:
             return self
         if self.refused_until_s > -math.inf:
-            return self._returned() if window.share_of_limit <= TIGHT else self
-        if window.share_of_limit > 1:
-            return self._after_broken(now_s)
-        if window.share_of_limit > TIGHT:
+            return self._returned() if window.late <= TIGHT else self
+        if window.late > 1:
+            return self._after_broken(window.alone, now_s)
+        if window.late > TIGHT:
             return replace(self, clean=0)
         return self._after_clean()
 
@@ -119,9 +122,9 @@ class Duty:
             return replace(self, unblamed=None)
         return replace(self.unblamed, most=self.most, slice_s=self.slice_s, now=0.0, unblamed=None)
 
-    def _after_broken(self, now_s: float) -> Duty:
-        if not self.now:
-            return replace(self, clean=0, reason="the objective is missed without training")
+    def _after_broken(self, alone: bool, now_s: float) -> Duty:
+        if alone or not self.now:
+            return replace(self, now=0.0, clean=0, reason="the objective is missed without training")
         if self.now <= PROBE:  # too little to have broken it
             return replace(self, now=0.0, clean=0, reason="a window broke the objective")
         broken, ceiling = self.broken + 1, max(LEAST, self.now / 2)

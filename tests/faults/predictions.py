@@ -13,7 +13,7 @@ from predictor.pacing import Duty, Window
 from predictor.queueing import quantile
 from predictor.vacations import SLICE_S
 
-from .beside import Truth, happens, poisson
+from .beside import Seen, Truth, happens, poisson
 from .promises import IN_A_ROW, SHARE
 from .record import Tally
 
@@ -59,10 +59,10 @@ class Case:
     fed: float
     rng: random.Random
 
-    def window(self, duty: float) -> tuple[float, ...]:
-        """Latencies of one window of requests."""
+    def window(self, duty: float) -> Seen:
+        """One window of requests."""
         arrivals_s = poisson(RATE_HZ, int(RATE_HZ * WINDOW_S), self.rng)
-        return happens(self.truth, arrivals_s, self.rng, duty=duty).latencies_s
+        return happens(self.truth, arrivals_s, self.rng, duty=duty)
 
     def training(self, duty: float) -> TrainingSlices:
         """What the predictor is told of training."""
@@ -108,11 +108,11 @@ def _lived(tally: Tally, case: Case, what: str) -> bool:
             if not isinstance(decision, Refuse):
                 duty = Duty.granted(decision) if duty is NEVER else duty.regranted(decision)
         now = duty.limits.duty if admitted else 0.0
-        share = _seen(case, now)
-        broken.append(share > 1)
+        window = _seen(case, now)
+        broken.append(window.late > 1)
         if admitted:
-            blamed += broken[-1] and now > PROBE
-            before, duty = duty, duty.after(Window(share), len(broken) * WINDOW_S)
+            blamed += broken[-1] and now > PROBE and not window.alone
+            before, duty = duty, duty.after(window, len(broken) * WINDOW_S)
             blamed -= broken[-1] and not now and duty.broken < before.broken  # the device's own slow moment
             tally.expect(
                 blamed < REFUSED_AT or duty.refused, f"{what}: {blamed} windows broke the objective, no refusal"
@@ -130,10 +130,13 @@ def _decided(case: Case) -> Decision:
     return decide(case.model, [(case.serving, objective)], case.training(1.0), JOB)
 
 
-def _seen(case: Case, duty: float) -> float:
-    """One window at this duty, which teaches the predictor: its quantile over the limit, above 1 if beyond doubt."""
-    latencies_s = case.window(duty)
-    found_s = quantile(latencies_s, case.slo.quantile)
-    case.model.observe(case.serving, case.training(duty), case.slo.quantile, found_s, len(latencies_s))
-    share = found_s / case.slo.limit_s
-    return max(share, 1.01) if judge(latencies_s, 0, case.slo) is Verdict.BROKEN else min(share, 1.0)
+def _seen(case: Case, duty: float) -> Window:
+    """One window at this duty, which teaches the predictor."""
+    seen, slo = case.window(duty), case.slo
+    serving = replace(case.serving, arrivals_s=seen.arrivals_s)
+    found_s = quantile(seen.latencies_s, slo.quantile)
+    case.model.observe(serving, case.training(duty), slo.quantile, found_s, len(seen.latencies_s))
+    late = sum(latency_s > slo.limit_s for latency_s in seen.latencies_s) / len(seen.latencies_s) / (1 - slo.quantile)
+    broken = judge(seen.latencies_s, 0, slo) is Verdict.BROKEN
+    alone = case.model.alone_s(serving, slo.quantile) > slo.limit_s
+    return Window(max(late, 1.01) if broken else min(late, 1.0), alone)

@@ -46,31 +46,34 @@ MANY_S = [101.0 + 0.1 * number for number in range(60)]
 
 
 def test_a_window_says_its_quantile_once_it_is_over() -> None:
-    """Over the limit of the instance nearest to it; with nothing asked it is zero."""
+    """And when its requests came, and how many were late; with nothing asked it is zero."""
     (nothing, window) = heard((107.0, view(MANY_S)), (110.0, view([])))
     assert nothing is None
-    assert window == Heard(pytest.approx(0.4), {NAME: pytest.approx(0.02)}, {NAME: 60})
+    arrivals_s = tuple(end_s - 0.02 for end_s in MANY_S)
+    assert window == Heard(0.0, {NAME: pytest.approx(0.02)}, {NAME: pytest.approx(arrivals_s)})
     assert heard((110.0, view([]))) == [Heard(0.0, {}, {})]
 
 
 def test_a_few_late_requests_are_no_breach() -> None:
     """Luck shows as many now and then: the share ends at the limit, so that nothing more is granted."""
-    (window,) = heard((110.0, replace(view(MANY_S), samples=view(MANY_S).samples + view(MANY_S[:4], 0.1).samples)))
-    assert window is not None
-    assert window.share_of_limit == 1.0
+    for late, expected in ((1, 1 / 61 / 0.05), (4, 1.0)):
+        samples = view(MANY_S).samples + view(MANY_S[:late], 0.1).samples
+        (window,) = heard((110.0, replace(view(MANY_S), samples=samples)))
+        assert window is not None
+        assert window.late == pytest.approx(expected)
 
 
 def test_a_plain_breach_is_heard_at_once() -> None:
     """Late or failed requests, or one that waits hopelessly; what arrived before the window is not its doing."""
     (late, *_) = heard((102.0, view([101.0 + 0.1 * number for number in range(10)], 0.06)))
     assert late is not None
-    assert late.share_of_limit == pytest.approx(1.2)
+    assert late.late == pytest.approx(1 / 0.05)
     (failed,) = heard((102.0, view(MANY_S[:10], status=Status.FAILED)))
     assert failed is not None
-    assert failed.share_of_limit > 1
+    assert failed.late > 1
     (hopeless,) = heard((105.0, view([], waits_since_s=101.0)))
     assert hopeless is not None
-    assert hopeless.share_of_limit > 1
+    assert hopeless.late > 1
     assert heard((102.0, view([100.01 + 0.001 * number for number in range(20)], 0.06))) == [None]
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from device import SLO_S, TICK_S, Device, config, rehearsed, scale, simulation
 
 from governor.cli.status import status_text
+from governor.foresight import Foresight
 from governor.presence import THROTTLED_S, UNASKED_S, UNSERVED_S
 from governor.published import training_of
 from governor.simulated_trainer import SimulatedTrainer
@@ -22,6 +24,7 @@ from governor.spots import SPOTS
 from governor.status import Phase
 from governor.times_file import FILE as TIMES
 from governor.trial import Violated
+from predictor.corun import Serving
 
 ROOMY_S = 2 * SLO_S
 
@@ -77,6 +80,25 @@ def test_a_job_runs_to_its_end_while_a_point_is_held(tmp_path: Path) -> None:
         assert device.status.point == point
         assert not device.status.faults
         assert len(device.outcomes) == 3
+
+
+def test_the_predictor_learns_from_the_requests_of_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those alone, with their own arrivals: what came before them was another load, or other luck."""
+    lessons: list[tuple[float, float, int]] = []
+    learn = Foresight.learn
+
+    def noted(self: Foresight, serving: Serving, *told: Any) -> None:
+        lessons.append((serving.arrivals_s[0], serving.arrivals_s[-1], len(serving.arrivals_s)))
+        assert told[-1] == len(serving.arrivals_s)
+        learn(self, serving, *told)
+
+    monkeypatch.setattr(Foresight, "learn", noted)
+    with held(tmp_path, steps=100_000) as device:
+        trainer_of(device).wants = True
+        device.run(100.0)
+    assert len(lessons) > 5
+    assert all(last_s - first_s <= 10.0 + TICK_S for first_s, last_s, _ in lessons)
+    assert all(before[1] <= after[0] for before, after in pairwise(lessons))
 
 
 def test_heat_and_joules_of_training_are_no_drift(tmp_path: Path) -> None:
@@ -226,6 +248,17 @@ def test_a_point_that_breaks_without_training_is_to_blame(tmp_path: Path) -> Non
         device.until_phase(Phase.COOLING, 60.0)
         assert device.status.faults["objective"] >= 1
         assert device.status.faults["training"] == 1
+
+
+def test_requests_that_come_too_thick_are_not_held_against_training(tmp_path: Path) -> None:
+    """Training stands still while they do, and is not blamed: the same arrivals break the promise alone."""
+    with held(tmp_path, steps=100_000) as device:
+        trainer_of(device).wants = True
+        device.until(lambda: device.status.training.limits.duty == 1.0, 150.0)
+        device.model.offer(150.0)
+        device.until(lambda: device.status.training.limits.duty == 0.0, 5.0)
+        assert "without training" in device.status.training.limits.reason
+        assert not device.status.faults["training"]
 
 
 def test_a_trial_into_which_training_ran_is_none(tmp_path: Path) -> None:

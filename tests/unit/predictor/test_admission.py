@@ -73,6 +73,19 @@ def test_an_objective_missed_without_training_is_refused() -> None:
     assert decision.reason.startswith("bert: the objective is missed without training")
 
 
+def test_where_luck_keeps_the_promise_windows_tell() -> None:
+    """A limit that requests may or may not miss alone: what costs them next to nothing is let in, nothing else is."""
+    serving, objective = load(1.0, rate_hz=15.0)
+    alone = CoRunModel().predict(serving, None, objective.quantile)
+    at_limit = [(serving, Objective(objective.quantile, 0.98 * alone.latency_s))]
+    assert alone.low_s < 0.98 * alone.latency_s
+    let_in = asked(at_limit, 0.0005)
+    assert duty(let_in) > 0
+    assert isinstance(let_in, Admit | Pace)
+    assert let_in.sure_duty == 0.0
+    assert isinstance(asked(at_limit, 0.1), Refuse)
+
+
 def test_a_deadline_out_of_reach_is_refused_with_the_smallest_one_within() -> None:
     """Asked again with that deadline, the job is taken."""
     job = Job(step_s=0.1, steps_left=600, deadline_s=30.0)

@@ -29,6 +29,19 @@ def test_alone_and_unlearnt_it_is_the_replay() -> None:
     assert CoRunModel().predict(SERVING, TrainingSlices((0.1,), duty=0.0), 0.95) == band
 
 
+def test_what_arrivals_alone_would_have_made_is_never_overstated() -> None:
+    """What training seems to cost, learnt as whatever term, excuses nothing; a device that proved faster counts."""
+    slower, faster = CoRunModel(), CoRunModel()
+    alone_s = replay(OFTEN, SERVICES, 4).quantile_s(0.95)
+    for _ in range(10):
+        slower.observe(SERVING, TRAINING, 0.95, 3 * alone_s, 800)
+        faster.observe(SERVING, None, 0.95, 0.7 * alone_s, 800)
+    assert slower.predict(SERVING, None, 0.95).latency_s > alone_s
+    assert slower.alone_s(SERVING, 0.95) == pytest.approx(alone_s)
+    assert faster.alone_s(SERVING, 0.95) < alone_s
+    assert faster.alone_s(SERVING, 0.95) == pytest.approx(faster.predict(SERVING, None, 0.95).latency_s)
+
+
 def test_training_costs_latency_the_more_the_longer_its_stretches() -> None:
     """And takes less of the time as its duty falls."""
     model = CoRunModel()

@@ -79,6 +79,15 @@ def test_a_window_broken_while_training_stands_still_is_not_its_doing() -> None:
     assert "without training" in states[-1].limits.reason
 
 
+def test_what_would_have_broken_alone_is_not_held_against_training() -> None:
+    """It stands still until a window is clean, and loses nothing for it."""
+    grown = after(start(), [0.5] * 10)[-1]
+    stopped = grown.after(Window(1.2, alone=True), 0.0)
+    assert (stopped.now, stopped.broken, stopped.ceiling) == (0.0, 0, grown.ceiling)
+    assert "without training" in stopped.limits.reason
+    assert after(stopped, [0.5, 0.5, 0.5, 0.5, 0.5])[-1].now == 1.0
+
+
 def test_a_slow_moment_of_the_host_is_not_held_against_training() -> None:
     """The next window, without training, broke too: all is as before, unless training had not been clean for long."""
     grown = after(start(), [0.5] * 10)[-1]
