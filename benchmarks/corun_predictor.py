@@ -99,10 +99,11 @@ def judge(model: str, rows: Iterable[Row], setup: Setup) -> dict[str, Any] | Non
     played = sorted((row for row in rows if row["arm"] in ARMS), key=lambda row: row["at_s"])
     for row in played:
         repeats[row["repeat"]][row["kind"], row["arm"]].append(row)
-    services = alone([row for (_, arm), own in repeats[0].items() for row in own if arm == "none"], setup)
+    # what a governor has timed last is the load that it is asked about
+    services = {kind: alone(own, setup) for (kind, arm), own in repeats[0].items() if arm == "none"}
 
     def case(own: Sequence[Row]) -> Case:
-        return Case.of(own, services, setup.batch_limit)
+        return Case.of(own, services.get(own[0]["kind"], setup.service_times), setup.batch_limit)
 
     pairs = [(case(first), case(repeats[1][cell])) for cell, first in repeats[0].items() if repeats[1][cell]]
     pairs = [pair for pair in pairs if min(case.requests for case in pair) >= ENOUGH]

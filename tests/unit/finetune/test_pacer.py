@@ -24,6 +24,7 @@ from finetune.pacer import (
     NO_GOVERNOR,
     POLL_S,
     RESTING_S,
+    YIELD_NS,
     Free,
     Gate,
     Heart,
@@ -50,7 +51,7 @@ class World:
         self.own_ns = 0
         self.slept: list[float] = []
         self.due: list[tuple[int, InstancePage]] = []
-        self.idled = self.gave_way = 0
+        self.idled = self.gave_way = self.interrupted_ns = 0
         self.freed_after = 0
         """Calls of `idle` after which the governor lets go; 0: it does not."""
         self.gate = self.gated()
@@ -78,8 +79,11 @@ class World:
             self.limit()
 
     def give_way(self) -> None:
+        """Others run: what is left of a request, or who waits for this core."""
         self.gave_way += 1
-        self.pass_(10_000)
+        if any(page.in_flight for page in self.instances):
+            self.pass_(10_000)
+        self.pass_(self.interrupted_ns)
 
     def limit(self, limits: TrainerLimits = FREELY) -> None:
         """The governor says so for a minute."""
@@ -154,6 +158,22 @@ def test_a_short_request_holds_it_no_longer_than_it_takes(world: World) -> None:
     world.request(world.instances[1], 10 * MS)
     assert world.gate.wait() == pytest.approx(0.010, abs=2 * POLL_S)
     assert sum(world.slept) >= (10 * MS - AWAKE_NS) / 1e9
+
+
+def test_work_yields_between_operations(world: World) -> None:
+    """Every so often, not at each look; what others do meanwhile is no stretch of training."""
+    world.gate.wait()
+    assert world.gate.clear()
+    world.gave_way = 0
+    for _ in range(100):
+        world.work(YIELD_NS // 10)
+        assert world.gate.clear()
+    assert world.gave_way == 10
+    world.interrupted_ns = 4 * MS
+    world.work(YIELD_NS)
+    world.gate.clear()
+    assert world.gave_way == 11
+    assert max(world.trainer.stretches_since(0)[0]) <= YIELD_NS / 1e9
 
 
 def test_a_dead_instance_does_not_hold_it(world: World) -> None:
