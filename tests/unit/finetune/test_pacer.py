@@ -133,6 +133,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_with_nobody_in_flight_the_gate_is_open(world: World) -> None:
     """It is closed until the first look around; that takes no time."""
     assert not world.gate.clear()
+    world.gave_way = 0
     assert world.gate.wait() == 0.0
     assert world.gave_way == 1, "the kernel owes who has slept nothing"
     assert world.gate.clear()
