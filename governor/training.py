@@ -185,7 +185,7 @@ class Training:
         training = None
         if self._duty is not None:
             training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None
-            alone = heard.late > 1 and trained and self._breaks_alone(seen, slos)
+            alone = heard.late > 1 and trained and self._breaks_alone(heard, seen, slos)
             self._duty = self._duty.after(Window(heard.late, alone), self._clock())
             if heard.late > 1 and trained and not alone:
                 self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
@@ -200,10 +200,13 @@ class Training:
         serving = self.quiet.serving(name, self._clocks) if len(arrivals_s) >= TOLD else None
         return replace(serving, arrivals_s=arrivals_s) if serving is not None else None
 
-    def _breaks_alone(self, seen: Mapping[str, Serving | None], slos: Mapping[str, Slo]) -> bool:
-        return any(
-            serving is not None and self._foresight.breaks_alone(serving, slos[name].quantile, slos[name].limit_s)
-            for name, serving in seen.items()
+    def _breaks_alone(self, heard: Heard, seen: Mapping[str, Serving | None], slos: Mapping[str, Slo]) -> bool:
+        """Whether every instance that was too slow would have been without training; one that failed is not excused."""
+        slow = [name for name, latency_s in heard.latency_s.items() if latency_s > slos[name].limit_s]
+        return bool(slow) and all(
+            (serving := seen[name]) is not None
+            and self._foresight.breaks_alone(serving, slos[name].quantile, slos[name].limit_s)
+            for name in slow
         )
 
     def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
