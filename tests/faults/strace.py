@@ -95,6 +95,8 @@ def numbered(log: Path, counts: Callable[[str, str], bool]) -> list[tuple[str, i
     found: dict[tuple[str, int], None] = {}
     for line in log.read_text(errors="replace").splitlines():
         thread, _, rest = line.partition(" ")
+        if rest.lstrip().startswith("<..."):
+            continue  # the end of a call that another thread's stands between
         call = rest.strip().partition("(")[0]
         seen[thread, call] += 1
         if counts(call, line):

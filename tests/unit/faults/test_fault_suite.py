@@ -13,6 +13,7 @@ import pytest
 from tests.faults.crash import Call, Disk, out_of_order
 from tests.faults.record import Row, Tally
 from tests.faults.runner import digest, run, verdict
+from tests.faults.strace import numbered
 from tests.faults.table import ROWS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,3 +127,16 @@ def test_every_row_is_documented_and_runs_a_function_that_exists() -> None:
         assert callable(getattr(importlib.import_module(f"tests.faults.{module}"), function))
         assert f"| {row.number} |" in text
         assert f"[{module}.{function}](../tests/faults/{module}.py)" in text
+
+
+def test_calls_are_numbered_by_thread_though_threads_take_turns(tmp_path: Path) -> None:
+    """The end of a call between which and its beginning another thread's stands is no call of its own."""
+    log = tmp_path / "log"
+    log.write_text(
+        "7 openat(AT_FDCWD, page <unfinished ...>\n"
+        "8 write(3, page) = 4\n"
+        "7 <... openat resumed>) = 5\n"
+        "7 openat(AT_FDCWD, other) = 6\n"
+        "7 openat(AT_FDCWD, page) = 7\n"
+    )
+    assert numbered(log, lambda call, line: "page" in line) == [("openat", 1), ("write", 1), ("openat", 3)]
