@@ -112,6 +112,7 @@ class Gate:
         self._asked_ns = 0
         """The last look, 0 between slices."""
         self._yielded_ns = 0
+        """When it last gave way."""
         self._looks = self._noted = 0
         """Until the next stretch is noted, and how many are."""
         self._slowdown = 0.0

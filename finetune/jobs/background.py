@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work in a thread that goes behind all others, for what cannot look up (capturing, planning) and what can.
 
-On Linux a scheduling class belongs to a thread and cannot be taken back without privilege (sched(7)); the caller's
+On Linux a nice value belongs to a thread and cannot be taken back without privilege (sched(7)); the caller's
 thread, which publishes what came of the work, keeps its own.
 """
 
