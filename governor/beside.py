@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from predictor.queueing import quantile
 from telemetry.instance_page import Sample, Status
 
-from .guard import Slo, Verdict, judge
+from .guard import Slo, counted, late_over_allowed
 from .latency import HOPELESS
 from .reader import InstanceView, waited_s
 from .traffic import FAILURES
@@ -72,33 +72,20 @@ class Beside:
 
     def _plainly_broken(self, slos: Mapping[str, Slo]) -> bool:
         for name, slo in slos.items():
-            late, total = self._late(name, slo)
+            late, total = counted(*self._of(name), slo)
             if late and plainly_broken(late, total, slo):
                 return True
         return False
 
     def _heard(self, slos: Mapping[str, Slo], *, hopeless: bool) -> Heard:
-        late = max((self._over_allowed(name, slo) for name, slo in slos.items()), default=0.0)
+        late = max((late_over_allowed(*self._of(name), slo) for name, slo in slos.items()), default=0.0)
         served = {name: samples for name, samples in self._served.items() if samples}
-        latency_s = {
-            name: quantile([sample.latency_s for sample in samples], slos[name].quantile)
-            for name, samples in served.items()
-        }
+        latency_s = {name: quantile(self._of(name)[0], slos[name].quantile) for name in served}
         arrivals_s = {
             name: tuple(sorted(sample.arrival_ns / 1e9 for sample in samples)) for name, samples in served.items()
         }
         return Heard(max(late, HOPELESS) if hopeless else late, latency_s, arrivals_s)
 
-    def _late(self, name: str, slo: Slo) -> tuple[int, int]:
-        """Late requests, failed ones among them, of so many."""
-        served, failed = self._served.get(name, []), self._failed.get(name, 0)
-        return failed + sum(sample.latency_s > slo.limit_s for sample in served), failed + len(served)
-
-    def _over_allowed(self, name: str, slo: Slo) -> float:
-        """Above 1 only where luck would hardly show so many."""
-        late, total = self._late(name, slo)
-        if not total:
-            return 0.0
-        ratio = late / total / (1 - slo.quantile)
-        broken = judge([sample.latency_s for sample in self._served.get(name, [])], self._failed.get(name, 0), slo)
-        return max(ratio, 1.01) if broken is Verdict.BROKEN else min(ratio, 1.0)
+    def _of(self, name: str) -> tuple[list[float], int]:
+        """Latencies of an instance's requests, and how many failed."""
+        return [sample.latency_s for sample in self._served.get(name, [])], self._failed.get(name, 0)

@@ -42,12 +42,25 @@ def judge(latencies_s: Sequence[float], failed: int, slo: Slo) -> Verdict:
     Broken: the share of late requests exceeds `1 - quantile` beyond doubt (one-sided binomial test at `DOUBT`).
     Unknown: even a window of nothing but late requests could not prove it.
     """
-    late = failed + sum(latency_s > slo.limit_s for latency_s in latencies_s)
-    total = failed + len(latencies_s)
+    late, total = counted(latencies_s, failed, slo)
     share = 1 - slo.quantile
     if total == 0 or share**total >= DOUBT:
         return Verdict.UNKNOWN
     return Verdict.BROKEN if chance_of_late(late, total, share) < DOUBT else Verdict.KEPT
+
+
+def counted(latencies_s: Sequence[float], failed: int, slo: Slo) -> tuple[int, int]:
+    """Late requests, the `failed` ones among them, of so many."""
+    return failed + sum(latency_s > slo.limit_s for latency_s in latencies_s), failed + len(latencies_s)
+
+
+def late_over_allowed(latencies_s: Sequence[float], failed: int, slo: Slo) -> float:
+    """Late requests of a window over as many as may be late; above 1 only where it is broken beyond doubt."""
+    late, total = counted(latencies_s, failed, slo)
+    if not total:
+        return 0.0
+    ratio = late / total / (1 - slo.quantile)
+    return max(ratio, 1.01) if judge(latencies_s, failed, slo) is Verdict.BROKEN else min(ratio, 1.0)
 
 
 def chance_of_late(late: int, total: int, share: float) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from governor.guard import Slo, Verdict, judge
+from governor.guard import Slo, late_over_allowed
 from predictor.admission import KNOWN, PROBE, Decision, Job, Objective, Refuse, decide
 from predictor.corun import Band, CoRunModel, Serving, TrainingSlices
 from predictor.pacing import Duty, Window
@@ -136,7 +136,5 @@ def _seen(case: Case, duty: float) -> Window:
     serving = replace(case.serving, arrivals_s=seen.arrivals_s)
     found_s = quantile(seen.latencies_s, slo.quantile)
     case.model.observe(serving, case.training(duty), slo.quantile, found_s, len(seen.latencies_s))
-    late = sum(latency_s > slo.limit_s for latency_s in seen.latencies_s) / len(seen.latencies_s) / (1 - slo.quantile)
-    broken = judge(seen.latencies_s, 0, slo) is Verdict.BROKEN
     alone = case.model.alone_s(serving, slo.quantile) > slo.limit_s
-    return Window(max(late, 1.01) if broken else min(late, 1.0), alone)
+    return Window(late_over_allowed(seen.latencies_s, 0, slo), alone)
