@@ -31,7 +31,8 @@ NOISE, NOISIEST = 0.1, 9.0
 """Weight of the latest window in how much noisier the host is than requests drawn at random, and its most."""
 
 WILD = 1.5
-"""A residual beyond so many standard deviations teaches as much as one at them: a window may be an accident."""
+"""A residual beyond so many standard deviations moves the terms as far as one at them, and makes them less sure than
+that would: a window may be an accident, or a belief far off [Huber, 1964, the weight]."""
 
 SCORES, FARTHEST = 120, 4.0
 """Residuals remembered, and the most that one counts: an accident in a narrow interval says little of wide ones."""
@@ -74,16 +75,27 @@ class Filter:
     def learn(self, outlook: Outlook, residual: float) -> None:
         """Move the terms towards what explains `residual`, log measured minus log predicted."""
         reach, variance = self._reach(outlook), self.variance(outlook)
-        most = WILD * math.sqrt(variance)
-        step = min(most, max(-most, residual)) / variance
+        believed = min(1.0, WILD * math.sqrt(variance) / abs(residual)) if residual else 1.0
+        step = believed * residual / variance
         moved = [term + moves * step for term, moves in zip(self.terms.terms, reach, strict=True)]
-        self.terms = Interference(bounded(moved))
         for row, prior in enumerate(self._prior):
             line = self._covariance[row]
-            line[:] = [known - reach[row] * moves / variance for known, moves in zip(line, reach, strict=True)]
+            line[:] = [known - believed * reach[row] * moves / variance for known, moves in zip(line, reach, strict=True)]
             # never less sure than before anything was seen
             line[row] += FORGETTING * max(0.0, prior - line[row])
+        self.terms = Interference(self._within_bounds(moved))
         self._noise = max(1.0, (1 - NOISE) * self._noise + NOISE * min(NOISIEST, residual**2 / variance) * self._noise)
+
+    def _within_bounds(self, terms: Sequence[float]) -> tuple[float, ...]:
+        """The likeliest terms within their bounds: what one may not explain, those that it is confused with do.
+
+        The projection of constrained Kalman filters [Simon and Chia, 2002], one bound after the other.
+        """
+        for place, line in enumerate(self._covariance):
+            beyond = bounded(terms)[place] - terms[place]
+            if beyond:
+                terms = [term + shared / line[place] * beyond for term, shared in zip(terms, line, strict=True)]
+        return bounded(terms)
 
     def _reach(self, outlook: Outlook) -> list[float]:
         """Covariance of each term with the log quantile."""

@@ -28,7 +28,7 @@ TERMS = {
     "clock": Belief(0.0, 0.1, -0.5, 0.5),
     "block": Belief(0.7, 0.4, 0.0, 1.0),
     "block_mix": Belief(0.0, 0.2),
-    "cold": Belief(0.05, 0.1, 0.0, 2.0),
+    "cold": Belief(0.05, 0.2, -0.6, 2.0),
     "cold_mix": Belief(0.0, 0.1),
     "cold_clock": Belief(0.0, 0.1),
 }
@@ -54,8 +54,8 @@ class Interference:
         return min(1.0, max(0.0, self["block"] + self["block_mix"] * centred(mix)))
 
     def cold(self, mix: float, log_slowdown: float) -> float:
-        """By which share the first batch after training takes longer, at least 0."""
-        return max(0.0, self["cold"] + self["cold_mix"] * centred(mix) + self["cold_clock"] * log_slowdown)
+        """By which share the first batch after training takes longer; below 0 if it finds the device awake."""
+        return max(TERMS["cold"].low, self["cold"] + self["cold_mix"] * centred(mix) + self["cold_clock"] * log_slowdown)
 
 
 _PLACE = {name: place for place, name in enumerate(TERMS)}

@@ -6,7 +6,8 @@ that arrives meanwhile finds the rest of one uninterrupted stretch. Three things
 
 * The rest of the stretch. Where device and training share everything (one GPU), it is waited for (`block` = 1); where
   they share a part (two cores, one memory), the batch goes at the speed `1 - block` until the stretch is over.
-* What training left behind, cold caches above all: the first batch after training takes `1 + cold` times as long.
+* What training left behind: cold caches make the first batch after training take `1 + cold` times as long. A device
+  that training kept awake (clocks up, no idle state to leave) makes it shorter than one alone: `cold` below 0.
 * Training itself rests between slices, so that it takes `duty` of the idle time; who arrives then pays nothing.
 """
 
@@ -43,6 +44,8 @@ class Vacations:
     cold: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.cold <= -1:
+            raise ValueError(f"cold takes less than the whole batch away, not {self.cold}")
         if not self.stretches_s or not all(0 < stretch_s < math.inf for stretch_s in self.stretches_s):
             raise ValueError("stretches must be known, positive and finite")
         if not 0 <= self.duty <= 1:

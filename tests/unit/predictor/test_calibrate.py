@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from predictor.calibrate import Conformal, Filter, Outlook
-from predictor.interference import PRIOR, TERMS, bounded
+from predictor.calibrate import WILD, Conformal, Filter, Outlook
+from predictor.interference import PRIOR, TERMS, Interference, bounded
 
 NAMES = list(TERMS)
 
@@ -57,14 +58,36 @@ def test_what_changes_is_relearnt() -> None:
 
 
 def test_terms_stay_physical() -> None:
-    """No stretch withholds more than the device, none less than nothing."""
+    """No stretch withholds more than the device, none less than nothing, and no training makes batches vanish."""
     filtered = Filter()
     for _ in range(100):
         filtered.learn(outlook(block=1.0), 0.5)
     assert filtered.terms["block"] == 1.0
     assert filtered.terms.block(1.0) == 1.0
-    assert bounded([-5.0] * len(TERMS))[NAMES.index("cold")] == 0.0
+    least = Interference(bounded([-5.0] * len(TERMS)))
+    assert least["block"] == 0.0
+    assert least.cold(1.0, 3.0) == least["cold"] > -1.0
     assert PRIOR.cold(0.0, -30.0) == PRIOR["cold"]
+
+
+def test_what_a_term_at_its_bound_cannot_explain_another_does() -> None:
+    """Requests beside training are faster than any stretch explains that withholds nothing: training itself is why."""
+    filtered, look = Filter(), outlook(block=0.5, cold=0.5)
+    for _ in range(40):
+        found = 0.5 * (filtered.terms["block"] - 0.7) + 0.5 * (filtered.terms["cold"] - 0.05)
+        filtered.learn(look, -0.5 - found)
+    assert filtered.terms["block"] == 0.0
+    assert 0.5 * filtered.terms["cold"] == pytest.approx(-0.5 + 0.35 + 0.025, abs=0.01)
+
+
+def test_a_wild_window_does_not_make_the_belief_as_sure_as_it_would_a_usual_one() -> None:
+    """One that is ten times as far off as it may be moves the terms as much, and leaves more to learn."""
+    usual, wild, look = Filter(), Filter(), outlook(bias=1.0)
+    most = WILD * usual.variance(look) ** 0.5
+    usual.learn(look, most)
+    wild.learn(look, 10 * most)
+    assert wild.terms == usual.terms
+    assert wild.variance(replace(look, variance=0.0)) > 2 * usual.variance(replace(look, variance=0.0))
 
 
 @pytest.mark.parametrize("shape", ["normal", "skewed", "wide", "drifting"])

@@ -12,6 +12,7 @@ import pytest
 from predictor.corun import Band, CoRunModel, Serving, TrainingSlices
 from predictor.nnls import CoRun, NnlsPredictor, Work
 from predictor.queueing import ServiceTimes, quantile, replay
+from predictor.vacations import Vacations
 from tests.faults.beside import Truth, bursty, happens, poisson
 
 SERVICES = ServiceTimes({1: (0.009, 0.01, 0.012) * 20, 2: (0.014, 0.015) * 20})
@@ -79,6 +80,23 @@ def test_it_learns_from_what_is_measured_for_each_model_apart() -> None:
     assert said.latency_s == pytest.approx(1.2 * first.latency_s, rel=0.03)
     assert model.predict(replace(SERVING, name="other"), TRAINING, 0.95) == first
     assert said.high_s / said.low_s < first.high_s / first.low_s
+
+
+def test_a_device_that_training_keeps_awake_is_learnt_from_few_windows() -> None:
+    """Batches are a third shorter after training, and nothing waits for it: the fourth window beside it is foreseen."""
+    model, serving = CoRunModel(), replace(SERVING, arrivals_s=poisson(8.0, 400, random.Random(3)))
+    awake = Vacations(TRAINING.stretches_s, block=0.0, cold=-0.35)
+    alone_s, beside_s = (
+        replay(serving.arrivals_s, SERVICES, 4, vacations=vacations, seed=7).quantile_s(0.95)
+        for vacations in (None, awake)
+    )
+    said = []
+    for _ in range(6):
+        model.observe(serving, None, 0.95, alone_s, 400)
+        said.append(model.observe(serving, TRAINING, 0.95, beside_s, 400).latency_s / beside_s)
+    assert said[0] > 2.0
+    assert said[3:] == pytest.approx([1.0] * 3, abs=0.1)
+    assert model.interference()["cold"] < 0
 
 
 def test_its_error_is_that_of_predictions_made_before_learning() -> None:

@@ -80,6 +80,14 @@ def test_only_the_first_batch_after_training_is_cold() -> None:
     assert replay([0.0, 10.0, 10.0], ONE, 1, vacations=vacations).latencies_s == pytest.approx([1.0, 1.25, 2.25])
 
 
+def test_a_device_that_training_kept_awake_serves_the_first_batch_sooner() -> None:
+    """Who comes while nobody trained, or right behind another, gains nothing."""
+    vacations = Vacations((1e-6,), block=0.0, cold=-0.25)
+    assert replay([0.0, 10.0, 10.0], ONE, 1, vacations=vacations).latencies_s == pytest.approx([1.0, 0.75, 1.75])
+    with pytest.raises(ValueError, match="cold"):
+        Vacations((1e-6,), cold=-1.0)
+
+
 def test_a_request_that_waits_for_others_waits_for_training_meanwhile() -> None:
     """The rest of a stretch that is over when its batch is full costs nothing."""
     arrivals_s = [100.0 * number for number in range(1, 200)]
