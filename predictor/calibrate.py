@@ -80,7 +80,8 @@ class Filter:
         moved = [term + moves * step for term, moves in zip(self.terms.terms, reach, strict=True)]
         for row, prior in enumerate(self._prior):
             line = self._covariance[row]
-            line[:] = [known - believed * reach[row] * moves / variance for known, moves in zip(line, reach, strict=True)]
+            share = believed * reach[row] / variance
+            line[:] = [known - share * moves for known, moves in zip(line, reach, strict=True)]
             # never less sure than before anything was seen
             line[row] += FORGETTING * max(0.0, prior - line[row])
         self.terms = Interference(self._within_bounds(moved))

@@ -55,7 +55,9 @@ class Interference:
 
     def cold(self, mix: float, log_slowdown: float) -> float:
         """By which share the first batch after training takes longer; below 0 if it finds the device awake."""
-        return max(TERMS["cold"].low, self["cold"] + self["cold_mix"] * centred(mix) + self["cold_clock"] * log_slowdown)
+        return max(
+            TERMS["cold"].low, self["cold"] + self["cold_mix"] * centred(mix) + self["cold_clock"] * log_slowdown
+        )
 
 
 _PLACE = {name: place for place, name in enumerate(TERMS)}
