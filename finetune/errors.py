@@ -74,6 +74,14 @@ class PageStoreFull(PagesError):
         super().__init__(f"{where} has no room for {wanted_bytes} bytes of pages: {why}")
 
 
+class PageStoreFailed(PagesError):
+    """The storage under `where` failed when room for so many bytes of pages was to be kept; `why` is what it said."""
+
+    def __init__(self, where: str, wanted_bytes: int, why: str) -> None:
+        self.where, self.wanted_bytes, self.why = where, wanted_bytes, why
+        super().__init__(f"{where} could not keep room for {wanted_bytes} bytes of pages: {why}")
+
+
 class PageCorrupted(PagesError):
     """What was read back of storage `number` is not what was written; `offset` is the piece's first byte in it."""
 

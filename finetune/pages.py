@@ -69,8 +69,8 @@ def open_pages(
     """Pages in a nameless file in a folder, with room for all of `sizes_bytes` from the start.
 
     `sealed`: encrypted with a key that dies with the process (extra `sealed`); otherwise protected by checksums alone.
-    Raises `PageStoreFull` (also when their bytes exceed the quota), `CryptographyMissing`, and `OSError` when the
-    folder is none or not writable.
+    Raises `PageStoreFull` (also when their bytes exceed the quota), `PageStoreFailed`, `CryptographyMissing`, and
+    `OSError` when the folder is none or not writable.
     """
     wanted_bytes = sum(sizes_bytes.values())
     if quota_bytes is not None and wanted_bytes > quota_bytes:

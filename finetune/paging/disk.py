@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import PageStoreFull
+from ..errors import PageStoreFailed, PageStoreFull
 from .nameless import BLOCK_BYTES, open_nameless
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -70,18 +70,30 @@ class FileDisk:
 
 
 def open_disk(folder: Path, size_bytes: int) -> FileDisk:
-    """A file of so many bytes in a folder. Raises `PageStoreFull`, and `OSError` (no such folder, not writable)."""
+    """A file of so many bytes in a folder.
+
+    Raises `PageStoreFull`, `PageStoreFailed`, and `OSError` (no such folder, not writable).
+    """
     state = os.statvfs(folder)
     free_bytes = state.f_bavail * state.f_frsize
     if size_bytes > free_bytes:  # reserving would find out too, but only with the last free block taken
         raise PageStoreFull(str(folder), size_bytes, f"{free_bytes} bytes are free")
-    with full_said(str(folder), size_bytes):
-        disk = FileDisk(*open_nameless(folder))
-        try:
-            disk.reserve(size_bytes)
-        except OSError:
-            disk.close()
-            raise
+    try:
+        with full_said(str(folder), size_bytes):
+            return _reserved(folder, size_bytes)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise PageStoreFailed(str(folder), size_bytes, str(error.strerror)) from error
+        raise
+
+
+def _reserved(folder: Path, size_bytes: int) -> FileDisk:
+    disk = FileDisk(*open_nameless(folder))
+    try:
+        disk.reserve(size_bytes)
+    except OSError:
+        disk.close()
+        raise
     return disk
 
 

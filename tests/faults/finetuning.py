@@ -169,7 +169,7 @@ def _refused(tally: Tally, made: Worked, fault: Injection) -> None:
         tally.same(child.code, 0, f"{what}: exit code")
         clean(tally, child)
         tally.same(sum(_faults(child).values()), times, f"{what}: faults counted")
-        told = "has no room" in child.said or "could not be written" in child.said
+        told = any(words in child.said for words in ("has no room", "could not keep room", "could not be written"))
         tally.expect(told, f"{what}: nobody said so: {child.said[-300:]}")
         made.done(tally, folder, what)
 

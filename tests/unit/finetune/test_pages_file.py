@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.errors import CryptographyMissing, PageCorrupted, PageFailed, PageStoreFull
+from finetune.errors import CryptographyMissing, PageCorrupted, PageFailed, PageStoreFailed, PageStoreFull
 from finetune.pages import open_pages
 from finetune.paging import nameless
 from finetune.paging.disk import FileDisk, move_all, open_disk
@@ -258,6 +258,23 @@ def test_a_file_system_that_cannot_reserve_is_filled(tmp_path: Path, monkeypatch
     state = os.fstat(disk.descriptor)
     assert (state.st_size, state.st_blocks * 512 >= state.st_size) == (3 * MB + 4096, True)
     disk.close()
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
+def test_a_storage_that_fails_when_room_is_kept_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An error of pages, that says where; no file stays open."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fails)
+        with pytest.raises(PageStoreFailed, match=r"could not keep room for \d+ bytes of pages: Input") as failed:
+            open_pages(tmp_path, {0: MB})
+    assert (failed.value.where, failed.value.wanted_bytes >= MB) == (str(tmp_path), True)
+    assert open_files(tmp_path) == []
 
 
 def test_names_left_by_the_dead_are_swept(tmp_path: Path) -> None:
