@@ -126,8 +126,8 @@ class Ours:
         return {"waited_s": report.waited_s, "yields": report.yields, "longest_s": report.longest_s}
 
     def _notice(self) -> JobNotice:
-        longest_s = self._step.report.longest_s
-        return JobNotice(JOB, self._model, longest_s, steps_left=STEPS, wants=True)
+        report = self._step.report
+        return JobNotice(JOB, self._model, report.longest_s, steps_left=STEPS, wants=True, mix=report.memory_share)
 
     def _look_up(self) -> None:
         """A gate that nobody opens any more must not keep this process alive."""

@@ -31,6 +31,7 @@ from .planning.paging import needs
 from .problem import Limits, Only
 from .profile import Profile, in_pieces, problem_of
 from .profile import profile as measure
+from .profiling.memory import memory_bytes_per_s
 from .schedule import keep_everything
 from .splitting import make_interruptible
 from .train import TrainStep
@@ -101,6 +102,8 @@ def compile(  # noqa: A001 - as `torch.compile`
         functions = {**functions, **_slim(captured, plan)}
     if not plan.schedule:
         raise NoPlan(plan.why, plan.budget_bytes, plan.smallest_budget_bytes)
+    progress("memory")
+    memory_bytes_per_s(example_batch[-1].device.type)  # measured while nobody waits for a step
     lowered = lower(captured, graph, plan, functions)
     sizes = {number: graph.storages[number].size_bytes for number in lowered.paged}
     pages = _pages(sizes, example_batch[-1].device, page_dir, sealed, quota_bytes)

@@ -43,7 +43,7 @@ class Execution:
         pieces: Mapping[str, Callable[..., object]],
     ) -> None:
         # Nothing here holds `captured`: with it the example batch would stay in RAM.
-        self._graph, self._lowered, self._sink, self._pages = graph, lowered, sink, pages
+        self.graph, self._lowered, self._sink, self._pages = graph, lowered, sink, pages
         self._model = captured.step.get_submodule("model")
         self._training = self._model.training
         self._parameters = dict(captured.step.named_parameters(remove_duplicate=False))

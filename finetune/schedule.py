@@ -66,6 +66,12 @@ def with_frees(graph: Graph, entries: Sequence[Entry]) -> Schedule:
     return tuple(reversed(found))
 
 
+def traffic_bytes(graph: Graph, entries: Iterable[Entry]) -> int:
+    """Bytes that the computations of a step read, make and change, each as often as it is computed."""
+    sizes = [storage.size_bytes for storage in graph.storages]
+    return sum(sizes[storage] for act, op in entries if act == "C" for storage in graph.touched(op))
+
+
 def begins_on_storage(graph: Graph, entries: Iterable[Entry]) -> set[int]:
     """The carried storages that lie on storage when such a step begins."""
     unseen = set(graph.carried)

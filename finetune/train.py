@@ -22,6 +22,8 @@ from torch.optim import Optimizer
 from .execute import Execution
 from .plan import Plan
 from .planning.limits import ROOMY
+from .profiling.memory import memory_bytes_per_s, memory_share
+from .schedule import traffic_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Report:
     """How training went: bytes of the whole step as planned, seconds as planned and of the mean step, waits apart.
 
     `longest_s`: the longest time in which inference could not have had the processor, while `longest_op` ran.
-    `stalled_s`: waiting for storage; `waited_s`: for inference; both in all steps together.
+    `stalled_s`: waiting for storage; `waited_s`: for inference; both in all steps together. `memory_share`: of a step's
+    time, what its traffic takes at the speed of this memory; 0 while arithmetic binds it, 1 if memory does.
     """
 
     steps: int
@@ -44,6 +47,7 @@ class Report:
     longest_op: str
     written_bytes: int
     read_bytes: int
+    memory_share: float | None = None
 
 
 class TrainStep:
@@ -115,7 +119,16 @@ class TrainStep:
             tally.longest_op,
             tally.written_bytes,
             tally.read_bytes,
+            self._memory_share(),
         )
+
+    def _memory_share(self) -> float | None:
+        execution = self._execution
+        if not execution.steps:
+            return None
+        traffic = traffic_bytes(execution.graph, self.plan.schedule)
+        speed = memory_bytes_per_s(execution.runtime.device.kind)
+        return memory_share(traffic, speed, execution.busy_s / execution.steps)
 
     def close(self) -> None:
         """Bring the whole model into RAM and remove the pages; the model is plain torch's again."""

@@ -50,12 +50,14 @@ class JobNotice:
     deadline_left_s: float = math.inf
     wants: bool = False
     """Whether it would train now: a job is there, and its own conditions are met."""
+    mix: float | None = None
+    """Share of a step's time that memory traffic takes; None: not known yet."""
 
 
 (_BUSY_NS, _SLICES, _STEPS, _STRETCHES, _OCCUPIED_UNTIL_NS, _SLOWDOWN_PPM) = range(HEADER_WORDS, HEADER_WORDS + 6)
 _RING_AT = 16
 _LIMITS = Record((_RING_AT + RING) * WORD, "ddQ96s")
-_NOTICE = Record(_LIMITS.offset + _LIMITS.size, "64s64sddQdB")
+_NOTICE = Record(_LIMITS.offset + _LIMITS.size, "64s64sddQdBd")
 _JOBS = Record(_NOTICE.offset + _NOTICE.size, f"{len(JOB_STATES)}Q")
 _FAULTS = Record(_JOBS.offset + _JOBS.size, "24sQ" * FAULT_KINDS)
 
@@ -64,7 +66,7 @@ class TrainerPage(Page):
     """One fine-tuning process."""
 
     magic = b"TEGTRAIN"
-    version = 2
+    version = 3
     size = _FAULTS.offset + _FAULTS.size
 
     def slice_done(self, busy_ns: int) -> None:
@@ -138,7 +140,7 @@ class TrainerPage(Page):
         """Say which job is in hand and what it wants; for the trainer only."""
         names = fixed(notice.job, 64), fixed(notice.model, 64)
         times = notice.longest_s, notice.step_s, notice.steps_left, notice.deadline_left_s
-        _NOTICE.write(self.memory, (*names, *times, notice.wants))
+        _NOTICE.write(self.memory, (*names, *times, notice.wants, math.nan if notice.mix is None else notice.mix))
 
     @property
     def notice(self) -> JobNotice:
@@ -146,8 +148,9 @@ class TrainerPage(Page):
         fields = _NOTICE.read(self.memory)
         if fields is None:
             return JobNotice()
-        job, model, longest_s, step_s, steps_left, deadline_left_s, wants = fields
-        return JobNotice(text(job), text(model), longest_s, step_s, steps_left, deadline_left_s, bool(wants))
+        job, model, longest_s, step_s, steps_left, deadline_left_s, wants, mix = fields
+        known = None if math.isnan(mix) else mix
+        return JobNotice(text(job), text(model), longest_s, step_s, steps_left, deadline_left_s, bool(wants), known)
 
     def write_jobs(self, counts: Mapping[str, int]) -> None:
         """Say how many jobs are in each of `JOB_STATES`; for the trainer only."""

@@ -200,7 +200,8 @@ class Attendance:
         longest_s = session.report.longest_s if session else self.status.longest_s or 0.0
         steps_left = session.progress.steps - session.progress.step if session else self.status.steps - self.status.step
         names = self.status.id, self.status.request.model
-        self._world.page.write_notice(JobNotice(*names, longest_s, step_s, steps_left, left_s, wants))
+        mix = session.report.memory_share if session else None
+        self._world.page.write_notice(JobNotice(*names, longest_s, step_s, steps_left, left_s, wants, mix))
 
     def _say(self, state: JobState, reason: str) -> None:
         if (state, reason) != (self.status.state, self.status.reason):

@@ -81,8 +81,9 @@ def test_a_notice_comes_back(tmp_path: Path) -> None:
     page = TrainerPage.create(tmp_path / "trainer.page")
     assert page.notice == JobNotice()
     notice = JobNotice("digits-7", "digits_cnn", 0.004, 0.12, 300, wants=True)
-    page.write_notice(notice)
-    assert page.notice == notice
+    for told in (notice, dataclasses.replace(notice, mix=0.3)):
+        page.write_notice(told)
+        assert page.notice == told
     page.close()
 
 
