@@ -40,7 +40,6 @@ class Desk:
     def resume(self) -> None:
         """A trace is about to begin; what was served since the last one stood beside somebody else's training."""
         self._reader.read()
-        self._faults.clear()
         self.tick("another's turn")
 
     def tick(self, held: str = "") -> None:
@@ -55,7 +54,7 @@ class Desk:
         self._reader.write_limits(TrainerLimits(1.0, SLICE_S, "the trace is over"), TTL_S)
 
     def figures(self) -> dict[str, object]:
-        """Where it stands, and what broke in this trace."""
+        """Where it stands, and what broke so far."""
         standing = self._training.standing
         return {
             "phase": standing.phase,
