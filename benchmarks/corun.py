@@ -24,10 +24,11 @@ from typing import Any
 from governor.errors import GovernorError
 
 from . import corun_plot, corun_report
+from .corun_blocks import MODELS, Block, Kept, Model, blocks
 from .corun_markdown import markdown
 from .corun_predictor import judge
 from .corun_processes import ProcessFailed
-from .corun_runs import MODELS, Block, Kept, Model, blocks, run_model
+from .corun_runs import run_model
 from .corun_traces import KINDS
 from .corun_trainers import ARMS, BATCHES
 

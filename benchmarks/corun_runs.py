@@ -1,142 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks: one trace beside every arm, in an order that rotates from block to block; kept whole or not at all."""
+"""Plays blocks: one model served, its clients, and those who train beside it, in turn."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from .corun_adaptive import Adaptive, fitted
+from .corun_blocks import Block, Kept, Model, Row
 from .corun_desk import Desk
 from .corun_processes import ProcessFailed
 from .corun_setup import SEEDS_FROM, Setup, measure_setup
-from .corun_stage import LEAD_S, LOAD, SETTLE_S, Stage, staged
+from .corun_stage import LOAD, Stage, staged
 from .corun_traces import arrivals
-from .corun_trainers import ADAPTIVE, IDLE, NAIVE, NICE, NONE, OURS, Arm, Eager, Ours, Trainer
-from .kept import keep_row, read_row
+from .corun_trainers import ADAPTIVE, NONE, OURS, Arm, Eager, Ours, Trainer
 
-ROOT = Path(__file__).resolve().parents[1]
-CORE = (NONE, NAIVE, OURS)
-"""The arms whose targets need many requests; the others have a quarter."""
-OTHERS = (NICE, IDLE, ADAPTIVE)
-REPEATS = 2
-"""Every trace is sent twice: two runs of one cell are as far apart as a prediction may be from one of them."""
 RUN_IN = {NONE: (40, 4.0), OURS: (100, 40.0)}
 RUN_IN_OTHERS = 0, 4.0
 """Requests and seconds, at least, before anything counts: service times must be known, and ours is granted its share
 of the time a window after the other. A load lasts longer than a trace: ours runs in for each kind of arrivals."""
 START_S = 60.0
 """To compile, to measure, to run in."""
-OVERHEAD_S = 2 * LEAD_S + SETTLE_S
-Row = dict[str, Any]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A served model: traces of so many requests, from so many seeds, each sent twice; `minutes` of the default run.
-
-    `others`: the seeds that arms with a quarter of the requests see. `stay`: traces of one kind in a row.
-    """
-
-    name: str
-    requests: int
-    seeds: int
-    minutes: float
-    others: range
-    stay: int
-
-
-MODELS = (
-    Model("digits_cnn", 1200, 2, 12.0, range(1), 4),
-    Model("bert_mini", 250, 8, 15.5, range(3, 5), 4),
-    Model("efficientnet_b0", 100, 20, 11.0, range(15, 20), 2),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One trace, and who trains beside it."""
-
-    kind: str
-    seed: int
-    repeat: int
-    requests: int
-    arms: tuple[Arm, ...]
-
-    @property
-    def key(self) -> str:
-        """Its name."""
-        return f"{self.kind}-{self.seed}-{self.repeat}"
-
-    def seconds(self, rate_hz: float) -> float:
-        """How long it takes, about."""
-        return len(self.arms) * (self.requests / rate_hz + OVERHEAD_S)
-
-
-def blocks(model: Model, kinds: Sequence[str], arms: Sequence[str]) -> Iterator[Block]:
-    """All blocks of a model, those first that say most: every kind of arrivals with some seeds before others."""
-    turns = [(repeat, seed) for repeat in range(REPEATS) for seed in range(model.seeds)]
-    for first in range(0, len(turns), model.stay):
-        for kind in kinds:
-            for turn, (repeat, seed) in enumerate(turns[first : first + model.stay], first):
-                own = (*CORE, *OTHERS) if seed in model.others else CORE
-                wanted = tuple(arm for arm in own if arm.name in arms)
-                if wanted:
-                    at = turn % len(wanted)
-                    yield Block(kind, seed, repeat, model.requests, wanted[at:] + wanted[:at])
-
-
-class Kept:
-    """What is finished, on disk, by a digest of the code that it depends on."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / code()
-
-    def work(self, model: str) -> Path:
-        """Where a model's server and pages lie while it is measured."""
-        return self._folder / model / "work"
-
-    def setup(self, model: str) -> Setup | None:
-        """A model's setting, if it was measured."""
-        row = read_row(self._folder / model / "setup.json")
-        return Setup.of(row) if row else None
-
-    def keep_setup(self, model: str, setup: Setup) -> None:
-        """Keep a model's setting."""
-        keep_row(self._folder / model / "setup.json", setup.json())
-
-    def rows(self, model: str, block: Block) -> list[Row] | None:
-        """The rows of a block, one per arm; None unless all its arms are there."""
-        found = read_row(self._folder / model / f"{block.key}.json") or {"rows": []}
-        rows: dict[str, Row] = {row["arm"]: row for row in found["rows"]}
-        return [rows[arm.name] for arm in block.arms] if all(arm.name in rows for arm in block.arms) else None
-
-    def keep_rows(self, model: str, block: Block, rows: list[Row]) -> None:
-        """Keep a block."""
-        keep_row(self._folder / model / f"{block.key}.json", {"rows": rows})
-
-
-def code() -> str:
-    """A digest of what measures, of what serves, and of what trains; jobs are not what trains here."""
-    found = hashlib.sha256(torch.__version__.encode())
-    measures = [f"benchmarks/corun_{name}.py" for name in ("runs", "stage", "setup", "desk", "traces", "trainers")]
-    governs = [f"governor/{name}.py" for name in ("training", "beside", "quiet")]
-    product = ("triton_backend/*.py", "finetune/*.py", "finetune/executing/*.py", "predictor/*.py")
-    for path in (path for pattern in (*measures, *governs, *product) for path in sorted(ROOT.glob(pattern))):
-        if path.name != "job.py":
-            found.update(path.read_bytes())
-    return found.hexdigest()[:8]
 
 
 def run_model(model: Model, todo: Sequence[Block], kept: Kept, until_s: float, say: Say) -> None:
@@ -175,8 +65,12 @@ class Company:
 
     def seconds(self, block: Block) -> float:
         """How long a block takes, about, with those who are not ready yet."""
-        _, run_in_s = RUN_IN[OURS] if OURS in block.arms and block.kind != self._used_to else (0, 0.0)
+        run_in_s = RUN_IN[OURS][1] if OURS in block.arms and self._new(block.kind) else 0.0
         return block.seconds(self._setup.rate_hz) + run_in_s + START_S * len(set(block.arms) - self._ready)
+
+    def _new(self, kind: str) -> bool:
+        """Whether ours has not run in for such arrivals since it last saw others."""
+        return kind != self._used_to
 
     def _start(self, arm: Arm, kind: str) -> None:
         """Start a trainer, and let it run in; one that cannot is left out with a reason."""
@@ -214,7 +108,7 @@ class Company:
         if arm.name in self._failed:
             return row | {"why": self._failed[arm.name]}
         try:
-            if arm is OURS and block.kind != self._used_to:
+            if arm is OURS and self._new(block.kind):
                 self._run_in(arm, block.kind)
             return row | self._play(arm, arrivals(block.kind, self._setup.rate_hz, block.requests, block.seed))
         except ProcessFailed as failed:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import finetune
 from finetune.capturing.models import load
-from finetune.pacer import Gate, Heart, step_aside
+from finetune.pacer import ALONE, Gate, Heart, step_aside
 from finetune.splitting import LONGEST_S
 from telemetry.rundir import RunDir
 from telemetry.trainer_page import JobNotice, TrainerPage
@@ -27,6 +27,8 @@ from telemetry.trainer_page import JobNotice, TrainerPage
 BATCHES: Mapping[str, int] = {"digits_cnn": 128, "bert_mini": 8, "efficientnet_b0": 4}
 """Samples of a training step."""
 LEARNING_RATE = 1e-4
+PREPARING_S = 120.0
+"""For how long ours may prepare before anybody governs it."""
 JOB, STEPS = "corun", 1_000_000
 """Ours is one job that never ends."""
 
@@ -103,6 +105,7 @@ class Ours:
         self._page = TrainerPage.create(run_dir.trainer_page)
         self._parent = os.getppid()
         self._gate = Gate(run_dir, self._page, idle=self._look_up)
+        self._page.write_limits(ALONE, PREPARING_S)  # nobody governs yet
         optimizer = torch.optim.AdamW(module.parameters(), LEARNING_RATE)
         self._step = finetune.compile(module, loss, batch, optimizer=optimizer, pacer=self._gate, longest_s=LONGEST_S)
         self._page.write_notice(self._notice())

@@ -34,6 +34,7 @@ from .profile import profile as measure
 from .profiling.memory import memory_bytes_per_s
 from .schedule import keep_everything
 from .splitting import make_interruptible
+from .splitting_rules.cuts import Pause
 from .train import TrainStep
 
 SLIM_S = 0.001
@@ -63,11 +64,11 @@ def compile(  # noqa: A001 - as `torch.compile`
     A budget may be written `"2GiB"`, or `"50%"` of the activations' peak on top of what is carried; None keeps
     everything. `page_dir`: a folder on storage for what leaves RAM, at most `quota_bytes`, encrypted if `sealed`; None
     recomputes only. `plan` and `profile`: made before, here or elsewhere; a function may look for the graph's plan.
-    `longest_s`: operations that take longer are computed in pieces, bit for bit. `clip_value`: as `clip_grad_value_`
-    before each update.
+    `longest_s`: operations that take longer are computed in pieces, bit for bit. `pacer`: inference goes first, while
+    operations are measured, too. `clip_value`: as `clip_grad_value_` before each update.
 
     Raises `CaptureRefused`, `NoPlan` (with a budget that is enough), `PlanMismatch`, `OptimizerRefused`,
-    `PageStoreFull`, and `ValueError` for limits that cannot be read.
+    `PageStoreFull`, `PageStoreFailed`, and `ValueError` for limits that cannot be read.
     """
     if torch.is_autocast_enabled(example_batch[-1].device.type):
         raise ValueError("autocast belongs inside the model's forward or the loss, not around the compiled step")
@@ -75,12 +76,13 @@ def compile(  # noqa: A001 - as `torch.compile`
     if optimizer is not None:
         _make_resizable(model, optimizer)
     captured = capture(model, loss, example_batch)
+    pacer = pacer or Free()
     sink = _sink(optimizer, clip_value)
     graph = _graph(captured, sink)
     functions: Functions = {}
     if longest_s is not None:
         progress("pieces")
-        functions = make_interruptible(captured, longest_s).functions
+        functions = make_interruptible(captured, longest_s, pause=pacer.wait).functions
     if isinstance(plan, Path):
         plan = read_plan(plan, graph)
     elif callable(plan):
@@ -90,24 +92,25 @@ def compile(  # noqa: A001 - as `torch.compile`
     elif plan is None:
         if profile is None:
             folder = page_dir or Path(tempfile.gettempdir())
-            profile = measure(captured, folder, functions=functions, sealed=sealed, progress=progress)
+            profile = measure(captured, folder, functions=functions, sealed=sealed, progress=progress, pause=pacer.wait)
         progress("plan")
         only: Only = "both" if page_dir else "recompute"
         find = partial(
             _plan, graph, budget=str(budget_bytes), deadline_s=deadline_s, quota_bytes=quota_bytes, only=only
         )
-        plan, slim = _found(captured, graph, profile, find)
+        plan, slim = _found(captured, graph, profile, find, pacer.wait)
         functions = {**functions, **slim}
     else:
-        functions = {**functions, **_slim(captured, plan)}
+        functions = {**functions, **_slim(captured, plan, pacer.wait)}
     if not plan.schedule:
         raise NoPlan(plan.why, plan.budget_bytes, plan.smallest_budget_bytes)
     progress("memory")
+    pacer.wait()
     memory_bytes_per_s(example_batch[-1].device.type)  # measured while nobody waits for a step
     lowered = lower(captured, graph, plan, functions)
     sizes = {number: graph.storages[number].size_bytes for number in lowered.paged}
     pages = _pages(sizes, example_batch[-1].device, page_dir, sealed, quota_bytes)
-    execution = Execution(captured, graph, lowered, plan.budget_bytes, sink, pages, pacer or Free(), functions)
+    execution = Execution(captured, graph, lowered, plan.budget_bytes, sink, pages, pacer, functions)
     return TrainStep(model, plan, execution, optimizer)
 
 
@@ -126,21 +129,23 @@ def _sink(optimizer: Optimizer | None, clip_value: float | None) -> Sink:
     return Accumulating()
 
 
-def _found(captured: Captured, graph: Graph, known: Profile, find: Callable[[Profile], Plan]) -> tuple[Plan, Functions]:
+def _found(
+    captured: Captured, graph: Graph, known: Profile, find: Callable[[Profile], Plan], pause: Pause
+) -> tuple[Plan, Functions]:
     """A plan, and what it needs in pieces: operations for which, as they are, the budget has no room."""
     plan = find(known)
     if plan.schedule:
         return plan, {}
     large = needs(problem_of(graph, known, Limits(plan.budget_bytes)))
     names = [found.what for found in large if found.bytes > plan.budget_bytes]
-    slim = make_interruptible(captured, SLIM_S, only=names).functions
-    again = find(in_pieces(known, captured, slim)) if slim else plan
+    slim = make_interruptible(captured, SLIM_S, only=names, pause=pause).functions
+    again = find(in_pieces(known, captured, slim, pause)) if slim else plan
     return (replace(again, in_pieces=tuple(slim)), slim) if again.schedule else (plan, {})
 
 
-def _slim(captured: Captured, plan: Plan) -> Functions:
+def _slim(captured: Captured, plan: Plan, pause: Pause) -> Functions:
     """What a plan made before needs in pieces; raises `NoPlan` if this machine has no exact ones."""
-    slim = make_interruptible(captured, SLIM_S, only=plan.in_pieces).functions if plan.in_pieces else {}
+    slim = make_interruptible(captured, SLIM_S, only=plan.in_pieces, pause=pause).functions if plan.in_pieces else {}
     if lacking := set(plan.in_pieces) - slim.keys():
         raise NoPlan(f"no exact pieces here of {', '.join(sorted(lacking))}", plan.budget_bytes, None)
     return slim

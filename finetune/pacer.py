@@ -181,17 +181,19 @@ class Gate:
 
     def held(self) -> str | None:
         """Why training is held, in words; None while it is not. For any thread."""
-        limits = self._page.read_limits(self._clock_ns())
-        if limits is None:
-            return NO_GOVERNOR if self._governed else SILENT if self._silent else None
-        if limits.duty <= 0:
-            return limits.reason or "held by the governor"
-        return SILENT if self._silent else None
+        return self._held(self._page.read_limits(self._clock_ns()))
 
     def close(self) -> None:
         """Let go of the instances' pages; the trainer's own stays."""
         self._gates = ()
         self._watched.close()
+
+    def _held(self, limits: TrainerLimits | None) -> str | None:
+        if limits is None:
+            return NO_GOVERNOR if self._governed else SILENT if self._silent else None
+        if limits.duty <= 0:
+            return limits.reason or "held by the governor"
+        return SILENT if self._silent else None
 
     def _look(self, now_ns: int) -> str | None:
         """See who is there and what the governor says; why training is held."""
@@ -199,8 +201,9 @@ class Gate:
         self._gates = self._watched.gates(now_ns)
         self._silent = self._watched.silent(now_ns)
         self._slowdown = self._page.slowdown
-        self._limits = self._page.read_limits(now_ns) or ALONE
-        return self.held()
+        limits = self._page.read_limits(now_ns)
+        self._limits = limits or ALONE
+        return self._held(limits)
 
     def _note(self, stretch_ns: int) -> None:
         """Tell of one operation among many how long it was."""

@@ -7,7 +7,6 @@ With one torch thread they are the thread's own CPU time, so that neighbours on 
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from bisect import bisect_left
@@ -30,6 +29,8 @@ from .graph import Graph, Op
 from .problem import Costs, Limits, Problem, Semantics
 from .profiling.channel import PIECE_BYTES, PagingFile, Speeds, measure_speeds
 from .profiling.energy import ASSUMED, Counter, Meter, Power
+from .profiling.machine import machine_name
+from .splitting_rules.cuts import Pause
 
 REPEATS = 5
 METERED_SHARE = 0.01
@@ -81,8 +82,9 @@ def profile(
     functions: Functions = MappingProxyType({}),
     sealed: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
+    pause: Pause = lambda: None,
 ) -> Profile:
-    """Measure a captured step here, and the storage under `page_dir`.
+    """Measure a captured step here, and the storage under `page_dir`; `pause` is called between operations.
 
     Weights, buffers, gradients and the random state are left as they were. `counter` is the board's page if there is
     one; otherwise, and where it does not resolve, joules are `power` times seconds. `functions`: of nodes that are
@@ -92,14 +94,14 @@ def profile(
         raise ValueError("steps are profiled on the CPU alone so far; a plan can be made from another profile")
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         progress("workspaces")
-        workspaces = _workspaces(captured, functions)
+        workspaces = _workspaces(captured, functions, pause)
         progress("times")
-        times = _times(captured, repeats, functions)
-        updates = measure_updates(repeats)
+        times = _times(captured, repeats, functions, pause)
+        updates = measure_updates(repeats, pause)
         progress("power")
         watts: dict[str, float] = {}
         if counter is not None and _sees_us(counter):
-            power, watts = _metered(captured, times, Meter(counter), power, page_dir, functions)
+            power, watts = _metered(captured, times, Meter(counter), power, page_dir, functions, pause)
     progress("storage")
     graph = captured.graph
     ops = {
@@ -112,16 +114,15 @@ def profile(
         )
         for op in graph.ops
     }
-    machine = f"{platform.machine()} {_processor()}"
     threads = torch.get_num_threads()
-    speeds = measure_speeds(page_dir, sealed=sealed)
-    return Profile(graph.digest, machine, torch.__version__, threads, repeats, ops, updates, power, speeds)
+    speeds = measure_speeds(page_dir, sealed=sealed, pause=pause)
+    return Profile(graph.digest, machine_name(), torch.__version__, threads, repeats, ops, updates, power, speeds)
 
 
-def in_pieces(found: Profile, captured: Captured, functions: Functions) -> Profile:
+def in_pieces(found: Profile, captured: Captured, functions: Functions, pause: Pause = lambda: None) -> Profile:
     """A profile with these nodes measured once more, computed in pieces."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        workspaces, times = _workspaces(captured, functions), _times(captured, 1, functions)
+        workspaces, times = _workspaces(captured, functions, pause), _times(captured, 1, functions, pause)
     ops = dict(found.ops)
     for name in functions:
         joules = times[name] * ops[name].energy_j / ops[name].time_s if ops[name].time_s else 0.0
@@ -172,11 +173,14 @@ def _output_bytes(graph: Graph, op: Op) -> int:
     return sum(graph.storages[storage].size_bytes for storage in op.outputs)
 
 
-def _walk(captured: Captured, visit: Callable[[Op, Callable[[], Any]], Any], functions: Functions) -> None:
+def _walk(
+    captured: Captured, visit: Callable[[Op, Callable[[], Any]], Any], functions: Functions, pause: Pause
+) -> None:
     """Run the step once; `visit` is given each op and what runs it, and returns the result."""
     graph, operations = captured.graph, Operations(captured, functions)
     for number, op in enumerate(graph.ops):
         scratch = _scratch(captured, op)
+        pause()
         result = visit(op, lambda op=op, scratch=scratch: operations.run(op, scratch))  # type: ignore[misc]
         action = captured.actions[op.name]
         if isinstance(action, Call):
@@ -198,7 +202,7 @@ def _scratch(captured: Captured, op: Op) -> dict[str, Tensor]:
     return {}
 
 
-def _times(captured: Captured, repeats: int, functions: Functions) -> dict[str, float]:
+def _times(captured: Captured, repeats: int, functions: Functions, pause: Pause) -> dict[str, float]:
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     spans: dict[str, list[float]] = {op.name: [] for op in captured.graph.ops}
 
@@ -209,11 +213,11 @@ def _times(captured: Captured, repeats: int, functions: Functions) -> dict[str, 
         return result
 
     for _ in range(repeats):
-        _walk(captured, visit, functions)
+        _walk(captured, visit, functions, pause)
     return {name: statistics.median(found) for name, found in spans.items()}
 
 
-def _workspaces(captured: Captured, functions: Functions) -> dict[str, int]:
+def _workspaces(captured: Captured, functions: Functions, pause: Pause) -> dict[str, int]:
     """Bytes that each op holds at its worst, beyond its inputs and outputs."""
 
     def visit(op: Op, run: Callable[[], Any]) -> Any:
@@ -221,7 +225,7 @@ def _workspaces(captured: Captured, functions: Functions) -> dict[str, int]:
             return run()
 
     with recording_memory() as events:
-        _walk(captured, visit, functions)
+        _walk(captured, visit, functions, pause)
     begins = {name.removeprefix("op "): (start, end) for name, start, end, _ in events if name.startswith("op ")}
     moves = sorted((start, size_bytes) for name, start, _, size_bytes in events if name == "[memory]")
     worst = {name: _worst(moves, start, end) for name, (start, end) in begins.items()}
@@ -244,7 +248,13 @@ def _sees_us(counter: Counter) -> bool:
 
 
 def _metered(
-    captured: Captured, times: Mapping[str, float], meter: Meter, otherwise: Power, page_dir: Path, functions: Functions
+    captured: Captured,
+    times: Mapping[str, float],
+    meter: Meter,
+    otherwise: Power,
+    page_dir: Path,
+    functions: Functions,
+    pause: Pause,
 ) -> tuple[Power, dict[str, float]]:
     """The machine's power, and the watts of each op that the joule counter resolves."""
     total_s = sum(times.values())
@@ -257,7 +267,7 @@ def _metered(
                 watts[op.name] = found
         return run()
 
-    _walk(captured, visit, functions)
+    _walk(captured, visit, functions, pause)
     idle_w = meter.power_w(lambda: time.sleep(0.01))
     with PagingFile(page_dir) as file:
         writing_w = meter.power_w(lambda: file.write(PIECE_BYTES))
@@ -266,12 +276,3 @@ def _metered(
     metered_s = sum(times[name] for name in watts)
     busy_w = sum(watts[name] * times[name] for name in watts) / metered_s
     return Power(busy_w, idle_w, max(0.0, writing_w - idle_w), "joule counter"), watts
-
-
-def _processor(path: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor as its kernel names it; Arm kernels often give a part number alone, then the machine's model."""
-    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-    model = Path("/proc/device-tree/model")
-    if model.exists():
-        return model.read_text().rstrip("\0")
-    return names[0] if names else "unknown processor"

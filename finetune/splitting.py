@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -94,11 +93,13 @@ def make_interruptible(
     longest_s: float = LONGEST_S,
     rules: Mapping[object, Rule] = RULES,
     only: Collection[str] | None = None,
+    pause: Pause = lambda: None,
 ) -> Pieces:
     """Pieces of about `longest_s` for each operation of the step that takes longer, where that changes no bit.
 
-    Takes the time of a few steps. The random state stays as it is. `only`: these operations and no others, however
-    short they are and however dear that is, for it is memory that they have no room for whole.
+    Takes the time of a few steps, and calls `pause` between operations. The random state stays as it is. `only`: these
+    operations and no others, however short they are and however dear that is, for it is memory that they have no room
+    for whole.
     """
     functions: dict[str, Piecewise] = {}
     split, whole = [], []
@@ -113,7 +114,7 @@ def make_interruptible(
             if only is None and _touched_bytes(captured, action.node) < longest_s * SLOWEST_BYTES_PER_S:
                 continue
             if alike not in tried:
-                tried[alike] = _try(draws, action.node, longest_s, rules, needed=only is not None)
+                tried[alike] = _try(draws, action.node, longest_s, rules, pause, needed=only is not None)
             seconds, found = tried[alike]
             if found is not None:
                 functions[op.name] = found[0]
@@ -124,37 +125,37 @@ def make_interruptible(
 
 
 def _try(
-    draws: Draws, node: Node, longest_s: float, rules: Mapping[object, Rule], *, needed: bool
+    draws: Draws, node: Node, longest_s: float, rules: Mapping[object, Rule], pause: Pause, *, needed: bool
 ) -> tuple[float, tuple[Piecewise, Split] | None]:
     """Seconds of a node's operation, and the best way into pieces that keeps every bit."""
     rule = rules.get(node.target) or _pointwise(node.target)
     sample = draws.sample(node, "normal" if rule else "positive")
-    whole_s = _timed(sample, longest_s)
+    whole_s = _timed(sample, longest_s, pause)
     if rule is None or (whole_s <= longest_s and not needed):
         return whole_s, None
     if needed:
         longest_s = min(longest_s, whole_s / FEWEST)
-    sample = _computed(sample)
+    sample = _computed(sample, pause)
     ways: list[tuple[float, list[float], Piecewise]] = []
     for piecewise in rule(sample, math.ceil(whole_s / longest_s)):
-        spans_s = _compared(piecewise, sample)
+        spans_s = _compared(piecewise, sample, pause)
         if spans_s and isinstance(piecewise, InCuts):
             piecewise = piecewise.evened(spans_s, longest_s)
-            spans_s = _compared(piecewise, sample)
+            spans_s = _compared(piecewise, sample, pause)
         if len(spans_s) > 1 and _badness(spans_s, whole_s, longest_s) > GOOD:
-            spans_s = min(spans_s, _compared(piecewise, sample), key=sum)
+            spans_s = min(spans_s, _compared(piecewise, sample, pause), key=sum)
         if len(spans_s) > 1:
             ways.append((_badness(spans_s, whole_s, longest_s), spans_s, piecewise))
             if ways[-1][0] <= GOOD:
                 break
     del sample
     if ways:
-        sample = _computed(draws.sample(node, "uneven"))
+        sample = _computed(draws.sample(node, "uneven"), pause)
         for _, spans_s, piecewise in sorted(ways, key=lambda way: way[0]):
             pieces_s = sum(spans_s)
             if pieces_s > whole_s * (1 + DEAR) and whole_s < VERY_LONG * longest_s and not needed:
                 continue
-            if _compared(piecewise, sample):
+            if _compared(piecewise, sample, pause):
                 verified = Verified(piecewise, node.target, _strides(sample.args))
                 return whole_s, (verified, Split("", str(node.target), whole_s, pieces_s, max(spans_s), len(spans_s)))
     return whole_s, None
@@ -186,37 +187,48 @@ def _touched_bytes(captured: Captured, node: Node) -> int:
     return sum(memory.sizes_bytes[storage] for storage in read | made)
 
 
-def _compared(piecewise: Piecewise, sample: Sample) -> list[float]:
+def _compared(piecewise: Piecewise, sample: Sample, pause: Pause) -> list[float]:
     """Seconds of each piece, nothing if result or random state differ from the whole operation's."""
+    spans_s: list[float] = []
+    begun_s, clock = 0.0, _clock()
+
+    def between() -> None:
+        nonlocal begun_s
+        spans_s.append(clock() - begun_s)
+        pause()
+        begun_s = clock()
+
     _forget()
-    marks, clock = [], _clock()
+    pause()
     torch.default_generator.manual_seed(0)
-    marks.append(clock())
-    result = piecewise(lambda: marks.append(clock()), *sample.args, **sample.kwargs)
+    begun_s = clock()
+    result = piecewise(between, *sample.args, **sample.kwargs)
     same = same_bits(result, sample.result) and same_bits(torch.get_rng_state(), sample.random_state)
-    return [end - start for start, end in pairwise(marks)] if same else []
+    return spans_s if same else []
 
 
-def _computed(sample: Sample) -> Sample:
+def _computed(sample: Sample, pause: Pause) -> Sample:
+    pause()
     torch.default_generator.manual_seed(0)
     result = sample.target(*sample.args, **sample.kwargs)
     return replace(sample, result=result, random_state=torch.get_rng_state())
 
 
-def _timed(sample: Sample, longest_s: float) -> float:
+def _timed(sample: Sample, longest_s: float, pause: Pause) -> float:
     """Seconds of an operation on fresh memory, the least of three unless it is short anyway."""
-    found_s = _once(sample)
+    found_s = _once(sample, pause)
     if found_s * FRESH < longest_s:
         return found_s
     _forget()
-    spans_s = [_once(sample)]  # the very first time does not count: libraries prepare a kernel then
+    spans_s = [_once(sample, pause)]  # the very first time does not count: libraries prepare a kernel then
     while min(spans_s) > longest_s and len(spans_s) < 3:
         _forget()
-        spans_s.append(_once(sample))
+        spans_s.append(_once(sample, pause))
     return min(spans_s)
 
 
-def _once(sample: Sample) -> float:
+def _once(sample: Sample, pause: Pause) -> float:
+    pause()
     clock = _clock()
     start_s = clock()
     result = sample.target(*sample.args, **sample.kwargs)

@@ -49,7 +49,9 @@ class Asked:
         return not self._wanted or self._requests.clear()
 
     def wait(self) -> float:
-        """The request is served."""
+        """The request is served; there is none while operations are only measured."""
+        if not self._on:
+            return 0.0
         served_s = self._requests.wait()
         self._restart()
         return served_s

@@ -43,13 +43,15 @@ class UpdateCost:
         return int(min(size_bytes, PIECE_BYTES) * self.workspace_per_byte)
 
 
-def measure_updates(repeats: int) -> dict[Rule, UpdateCost]:
-    """What each rule costs on this machine; medians."""
-    return {rule: _measure(rule, repeats) for rule in OPTIMIZERS}
+def measure_updates(repeats: int, pause: Callable[[], object] = lambda: None) -> dict[Rule, UpdateCost]:
+    """What each rule costs on this machine; medians. `pause` is called between updates."""
+    return {rule: _measure(rule, repeats, pause) for rule in OPTIMIZERS}
 
 
-def _measure(rule: Rule, repeats: int) -> UpdateCost:
-    small_s, large_s = (_median_s(_update(rule, size_bytes), repeats) for size_bytes in (SMALL_BYTES, LARGE_BYTES))
+def _measure(rule: Rule, repeats: int, pause: Callable[[], object]) -> UpdateCost:
+    small_s, large_s = (
+        _median_s(_update(rule, size_bytes), repeats, pause) for size_bytes in (SMALL_BYTES, LARGE_BYTES)
+    )
     per_byte = max(0.0, (large_s - small_s) / (LARGE_BYTES - SMALL_BYTES))
     return UpdateCost(max(0.0, small_s - per_byte * SMALL_BYTES), per_byte, _workspace(rule) / PIECE_BYTES)
 
@@ -66,10 +68,11 @@ def _update(rule: Rule, size_bytes: int, clip_value: float | None = None) -> Cal
     return update
 
 
-def _median_s(update: Callable[[], None], repeats: int) -> float:
+def _median_s(update: Callable[[], None], repeats: int, pause: Callable[[], object]) -> float:
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     spans = []
     for _ in range(repeats):
+        pause()
         start_s = clock()
         update()
         spans.append(clock() - start_s)

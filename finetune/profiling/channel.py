@@ -90,15 +90,19 @@ def measure_speeds(
     clock: Callable[[], float] = time.perf_counter,
     *,
     sealed: bool = False,
+    pause: Callable[[], object] = lambda: None,
 ) -> Speeds:
-    """The speeds of a folder's storage; medians. Raises `PageStoreFull`, and `OSError` (no such folder)."""
+    """The speeds of a folder's storage; medians. `pause` is called between transfers.
+
+    Raises `PageStoreFull`, and `OSError` (no such folder).
+    """
     with PagingFile(folder, size_bytes, sealed) as file:
         file.write(BLOCK_BYTES)  # the first time is slower: blocks that were only reserved become written ones
         file.write(size_bytes)
         found = {}
         for name, call in (("write", file.write), ("read", file.read)):
-            block_s = _median_s(partial(call, BLOCK_BYTES), 4 * repeats, clock)
-            whole_s = _median_s(partial(call, size_bytes), repeats, clock)
+            block_s = _median_s(partial(call, BLOCK_BYTES), 4 * repeats, clock, pause)
+            whole_s = _median_s(partial(call, size_bytes), repeats, clock, pause)
             bytes_per_s = (size_bytes - BLOCK_BYTES) / max(whole_s - block_s, 1e-9)
             found[name] = (max(0.0, block_s - BLOCK_BYTES / bytes_per_s), bytes_per_s)
     filesystem = filesystem_of(folder)
@@ -116,9 +120,10 @@ def filesystem_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> 
     return "unknown"
 
 
-def _median_s(call: Callable[[], None], repeats: int, clock: Callable[[], float]) -> float:
+def _median_s(call: Callable[[], None], repeats: int, clock: Callable[[], float], pause: Callable[[], object]) -> float:
     spans = []
     for _ in range(repeats):
+        pause()
         start_s = clock()
         call()
         spans.append(clock() - start_s)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..capturing.storages import Geometry
 
-Pause = Callable[[], None]
+Pause = Callable[[], object]
 Piecewise = Callable[..., Any]
 """Called with a `Pause` and the operation's own arguments; gives the operation's own result.
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.corun_adaptive import Predicted, Sizes
+from benchmarks.corun_blocks import MODELS, Block, Kept, blocks
 from benchmarks.corun_processes import ProcessFailed
-from benchmarks.corun_runs import MODELS, Block, Company, Kept, blocks
+from benchmarks.corun_runs import Company
 from benchmarks.corun_setup import Setup
 from benchmarks.corun_stage import LOAD, Played, Stage
 from benchmarks.corun_traces import KINDS, arrivals

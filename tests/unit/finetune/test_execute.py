@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -184,6 +186,34 @@ class Busy:
 
     def slice_done(self, busy_s: float) -> None:
         self.slices.append(busy_s)
+
+
+def test_inference_is_waited_for_while_a_step_is_measured(tmp_path: Path) -> None:
+    """Before each operation whose pieces, workspace or time is looked for, before each update and transfer."""
+    model, loss, batches = residual()
+    pacer = Busy(1)
+    stages: list[tuple[str, int]] = []
+    step = finetune.compile(
+        model,
+        loss,
+        batches[0],
+        "95%",
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        pacer=pacer,
+        page_dir=tmp_path,
+        longest_s=1e-4,
+        progress=lambda stage: stages.append((stage, pacer.waits)),
+    )
+    ops = sum(op.phase != "update" for op in step._execution.graph.ops)
+    step.close()
+    ends = [*(waits for _, waits in stages[1:]), pacer.waits]
+    during = {stage: end - begin for (stage, begin), end in zip(stages, ends, strict=True)}
+    assert during["pieces"] >= 4
+    assert during["workspaces"] >= ops
+    assert during["times"] >= 5 * ops
+    assert during["storage"] >= 50
+    assert during["memory"] == 1
+    assert during["capture"] == 0
 
 
 def test_inference_is_asked_after_every_op() -> None:
