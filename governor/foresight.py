@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 
 from predictor.admission import Job, Refuse
 from predictor.corun import CoRunModel, ModelError, Serving, TrainingSlices
 from predictor.room import Place, Room, make_room
 
+from .guard import Slo
 from .spots import Spot
 
 Found = Room[Spot | None] | Refuse
@@ -41,9 +42,19 @@ class Foresight:
         told = (serving, training, quantile, latency_s, requests)
         self._lessons.append(self._executor.submit(self.model.observe, *told))
 
-    def breaks_alone(self, serving: Serving, quantile: float, limit_s: float) -> bool:
-        """Whether these arrivals are predicted to break a promise without training."""
-        return self.model.alone_s(serving, quantile) > limit_s
+    def breaks_alone(
+        self, asked: Mapping[str, Serving | None], latency_s: Mapping[str, float], slos: Mapping[str, Slo]
+    ) -> bool:
+        """Whether every instance that was too slow would have been without training; one that failed is not excused.
+
+        `asked`: what each was asked, None where nobody can say.
+        """
+        slow = [name for name, seen_s in latency_s.items() if seen_s > slos[name].limit_s]
+        return bool(slow) and all(
+            (serving := asked[name]) is not None
+            and self.model.alone_s(serving, slos[name].quantile) > slos[name].limit_s
+            for name in slow
+        )
 
     def ask(self, places: Sequence[Place[Spot | None]], job: Job) -> None:
         """Ask where a job has room; the first place is the present one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from predictor.corun import Serving
 from predictor.queueing import ServiceTimes, occupied_s
@@ -19,6 +19,8 @@ TIMES = 400
 """Service times kept by batch size."""
 ENOUGH = 20
 """Batches after which service times are known."""
+TOLD = 20
+"""Requests of a window that say something of a quantile."""
 CLOCKS = 40
 """Sets of clocks whose service times are kept."""
 SUMMARY = 32
@@ -102,6 +104,11 @@ class Quiet:
         services = ServiceTimes({size: tuple(times) for size, times in times_s.items() if times})
         arrivals_s = tuple(sorted(self._arrivals_s[name]))
         return Serving(arrivals_s, services, batch_limit or limit, wait_s, name=model)
+
+    def asked(self, name: str, clocks: Hashable, arrivals_s: tuple[float, ...]) -> Serving | None:
+        """An instance as these very requests met it; None where they are too few to say, or nothing was timed."""
+        serving = self.serving(name, clocks) if len(arrivals_s) >= TOLD else None
+        return replace(serving, arrivals_s=arrivals_s) if serving is not None else None
 
     def slowdown(self, names: Iterable[str], clocks: Hashable, against: Hashable) -> float:
         """How many times longer batches take than at other clocks; 1 where no size was timed at both."""

@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 
 from predictor.admission import Admit, Decision, Job, Load, Objective, Refuse
-from predictor.corun import Serving
 from predictor.pacing import Duty, Window
 from predictor.room import Place
 from telemetry.trainer_page import TrainerLimits
 
 from .beside import Beside, Heard
+from .draw import Draw
 from .foresight import Foresight, Found
 from .guard import Slo
 from .operations import Operations
@@ -39,8 +38,6 @@ RAMP_S = 20.0
 """What a job loses because its duty begins low: kept of its deadline, or a quarter of that if it is short."""
 PATIENCE_S = 10.0
 """A job that does not want to train for so long gives its place up."""
-TOLD = 20
-"""Requests of a window from which the predictor learns."""
 THINKING, MOVING = "measuring what requests take alone", "making room"
 
 
@@ -61,7 +58,7 @@ class Training:
         self._beside, self._foresight = Beside(), Foresight(executor, fault)
         self.quiet = Quiet()
         """What is known of serving alone."""
-        self._operations = Operations()
+        self._operations, self._draw = Operations(), Draw()
         self._clocks: Hashable = None
         self._from_s = self._written_s = self._wanted_s = -math.inf
         """Since when these clocks are in force; when limits were last written; when the job last wanted to train."""
@@ -104,6 +101,7 @@ class Training:
             self._clocks, self._from_s = clocks, self._clock()
             self._beside.restart()
         self._see(now.trainer)
+        self._draw.see(now.board, now.trainer, clocks)
         self.quiet.forget({view.info.instance for view in now.instances})
         self.quiet.add(now.instances, clocks, max(self._from_s, self.disturbed_s))
         if (found := self._foresight.take()) is not None:
@@ -180,12 +178,12 @@ class Training:
 
     def _learn(self, heard: Heard, slos: Mapping[str, Slo]) -> None:
         """A window beside training, or without it, is over: the loop and the predictor follow it."""
-        seen = {name: self._seen(name, arrivals_s) for name, arrivals_s in heard.arrivals_s.items()}
+        seen = {name: self.quiet.asked(name, self._clocks, arrivals_s) for name, arrivals_s in heard.arrivals_s.items()}
         trained = self._duty is not None and self._duty.now > 0
         training = None
         if self._duty is not None:
             training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None
-            alone = heard.late > 1 and trained and self._breaks_alone(heard, seen, slos)
+            alone = heard.late > 1 and trained and self._foresight.breaks_alone(seen, heard.latency_s, slos)
             self._duty = self._duty.after(Window(heard.late, alone), self._clock())
             if heard.late > 1 and trained and not alone:
                 self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
@@ -194,20 +192,6 @@ class Training:
             if serving is not None and known:
                 told = slos[name].quantile, heard.latency_s[name], len(serving.arrivals_s)
                 self._foresight.learn(serving, training, *told)
-
-    def _seen(self, name: str, arrivals_s: tuple[float, ...]) -> Serving | None:
-        """An instance in a window: what these very requests were to expect; None if too few to say, or not known."""
-        serving = self.quiet.serving(name, self._clocks) if len(arrivals_s) >= TOLD else None
-        return replace(serving, arrivals_s=arrivals_s) if serving is not None else None
-
-    def _breaks_alone(self, heard: Heard, seen: Mapping[str, Serving | None], slos: Mapping[str, Slo]) -> bool:
-        """Whether every instance that was too slow would have been without training; one that failed is not excused."""
-        slow = [name for name, latency_s in heard.latency_s.items() if latency_s > slos[name].limit_s]
-        return bool(slow) and all(
-            (serving := seen[name]) is not None
-            and self._foresight.breaks_alone(serving, slos[name].quantile, slos[name].limit_s)
-            for name in slow
-        )
 
     def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
         """Let the predictor say where there is room, once it is known what requests take alone."""
@@ -256,9 +240,8 @@ class Training:
                 return None
         slowdown = self.quiet.slowdown(names, clocks, self._clocks)
         watts = spot.serving_w if spot else 0.0
-        # that training draws about as much again as serving does is only ever used to compare points
         training = self._operations.at_worst((objective.limit_s for _, objective in loads), slowdown)
-        return Place(spot, loads, training, watts, watts)
+        return Place(spot, loads, training, watts, self._draw.over_serving * watts)
 
     def _take(self, found: Found) -> None:
         now_s = self._clock()
@@ -268,6 +251,7 @@ class Training:
             self._decision, self._again_s = self._decision if goes_on else found, now_s + REFUSED_S
             return
         decision, spot = found.decision, found.place.point
+        self._draw.begin(spot)
         elsewhere = spot is not None and spot.clocks != self._clocks
         if elsewhere:
             self._room = spot

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from device import SLO_S, TICK_S, Device, config, rehearsed, scale, simulation
 
+from boards.physics import idle_power_w
 from governor.cli.status import status_text
 from governor.foresight import Foresight
 from governor.presence import THROTTLED_S, UNASKED_S, UNSERVED_S
@@ -212,6 +213,21 @@ def test_room_is_looked_for_from_the_cheapest_to_the_fastest(tmp_path: Path) -> 
         watts = [spot.serving_w for spot in others]
         assert watts == sorted(watts)
         assert here.serving_w < watts[-1]
+
+
+def test_what_training_draws_is_measured(tmp_path: Path) -> None:
+    """And is what places are compared by: on this board it is less than what serving draws."""
+    with held(tmp_path, steps=100_000) as device:
+        trainer_of(device).wants = True
+        course = device.governor._course
+        assert course is not None
+        here = course.spots()[0]
+        device.run(120.0)
+        point = device.world.board.point
+        extra_w = trainer_of(device).power_w(point) - idle_power_w(point)
+        known = device.governor._training._draw.over_serving
+        assert known == pytest.approx(extra_w / here.serving_w, rel=0.15)
+        assert abs(known - 1.0) > 0.2
 
 
 def test_a_place_that_cannot_be_had_is_given_up(tmp_path: Path) -> None:
