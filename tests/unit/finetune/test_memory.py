@@ -45,9 +45,13 @@ def test_what_a_step_touches_is_counted_as_often_as_it_is_computed() -> None:
 
 
 def test_a_step_of_products_is_bound_by_arithmetic_and_one_of_sums_by_memory() -> None:
-    """On this machine, with real steps."""
-    assert share_of(nn.Linear(768, 768), torch.ones(768, 768)) < 0.25
-    assert share_of(Scale(1 << 22), torch.ones(1, 1 << 22)) > 0.35
+    """On this machine, with real steps; neighbours slow both."""
+    products, sums = (
+        share_of(nn.Linear(768, 768), torch.ones(768, 768)),
+        share_of(Scale(1 << 22), torch.ones(1, 1 << 22)),
+    )
+    assert products < 0.2
+    assert sums > 3 * products
 
 
 def test_memory_has_one_speed_and_no_share_is_above_all_of_the_time() -> None:
