@@ -39,8 +39,14 @@ class Beside:
         """What was heard so far was under other conditions."""
         self._begin_s = None
 
-    def add(self, views: Iterable[InstanceView], slos: Mapping[str, Slo], now_ns: int) -> Heard | None:
-        """Take in what has finished; the window, if it is over by now or plainly broken."""
+    def add(
+        self, views: Iterable[InstanceView], slos: Mapping[str, Slo], now_ns: int, *, trained: bool
+    ) -> Heard | None:
+        """Take in what has finished; the window, if it is over by now.
+
+        Also if it is plainly broken and something `trained`, which has to stop at once. Without, the whole window tells
+        more than its worst moments, and each window taken costs the processor that requests wait for.
+        """
         now_s = now_ns / 1e9
         if self._begin_s is None:
             self._from_ns = now_ns  # requests from before still tell of what was then
@@ -51,7 +57,7 @@ class Beside:
         waits = ((view, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in views)
         hopeless = any(wait_s > HOPELESS * slos[view.info.instance].limit_s for view, wait_s in waits)
         over = now_s - (self._begin_s or now_s) >= max((slo.window_s for slo in slos.values()), default=10.0)
-        if not (over or hopeless or self._plainly_broken(slos)):
+        if not (over or (trained and (hopeless or self._plainly_broken(slos)))):
             return None
         heard = self._heard(slos, hopeless=hopeless)
         self._begin(now_s)

@@ -159,7 +159,8 @@ class Training:
         if held:
             self._beside.restart()
             return "held", _hold(held)
-        heard = self._beside.add(now.instances, slos, now.now_ns)
+        trained = self._duty is not None and self._duty.now > 0
+        heard = self._beside.add(now.instances, slos, now.now_ns, trained=trained)
         if heard is not None:
             self._learn(heard, slos)
         if (not self._asked_step_s and self.standing.notice.step_s) or self._operations.measured > self._asked_measured:

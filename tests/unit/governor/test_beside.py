@@ -36,10 +36,10 @@ def view(
     return InstanceView(info(slo_s=0.05), samples, 0, *gate, 0, 0, Knobs(4, 0))
 
 
-def heard(*steps: tuple[float, InstanceView]) -> list[Heard | None]:
+def heard(*steps: tuple[float, InstanceView], trained: bool = True) -> list[Heard | None]:
     beside = Beside()
-    beside.add([], SLOS, 100_000_000_000)
-    return [beside.add([seen], SLOS, round(1e9 * at_s)) for at_s, seen in steps]
+    beside.add([], SLOS, 100_000_000_000, trained=trained)
+    return [beside.add([seen], SLOS, round(1e9 * at_s), trained=trained) for at_s, seen in steps]
 
 
 MANY_S = [101.0 + 0.1 * number for number in range(60)]
@@ -75,6 +75,16 @@ def test_a_plain_breach_is_heard_at_once() -> None:
     assert hopeless is not None
     assert hopeless.late > 1
     assert heard((102.0, view([100.01 + 0.001 * number for number in range(20)], 0.06))) == [None]
+
+
+def test_without_training_a_window_is_heard_whole() -> None:
+    """Nothing could stop at once: its worst second says less than all of it, and taking one costs."""
+    burst, rest = view(MANY_S[:10], 0.06), view(MANY_S[10:])
+    assert heard((102.0, burst), (105.0, view([], waits_since_s=101.0)), trained=False) == [None, None]
+    (nothing, window) = heard((102.0, burst), (110.0, rest), trained=False)
+    assert nothing is None
+    assert window is not None
+    assert window.late == pytest.approx(10 / 60 / 0.05)
 
 
 def test_after_a_breach_the_next_window_tells_of_its_own_requests() -> None:
