@@ -60,6 +60,7 @@ class TrainStep:
     def __init__(self, model: nn.Module, plan: Plan, execution: Execution, optimizer: Optimizer | None) -> None:
         self.plan = plan
         self._model, self._execution, self._optimizer = model, execution, optimizer
+        self._traffic_bytes = traffic_bytes(execution.graph, plan.schedule)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """One step on a batch of the shapes compiled for; the errors are those of `Execution.step`."""
@@ -126,9 +127,8 @@ class TrainStep:
         execution = self._execution
         if not execution.steps:
             return None
-        traffic = traffic_bytes(execution.graph, self.plan.schedule)
         speed = memory_bytes_per_s(execution.runtime.device.kind)
-        return memory_share(traffic, speed, execution.busy_s / execution.steps)
+        return memory_share(self._traffic_bytes, speed, execution.busy_s / execution.steps)
 
     def close(self) -> None:
         """Bring the whole model into RAM and remove the pages; the model is plain torch's again."""

@@ -162,7 +162,7 @@ class Training:
         trained = self._duty is not None and self._duty.now > 0
         heard = self._beside.add(now.instances, slos, now.now_ns, trained=trained)
         if heard is not None:
-            self._learn(heard, slos)
+            self._learn(heard, slos, trained=trained)
         if (not self._asked_step_s and self.standing.notice.step_s) or self._operations.measured > self._asked_measured:
             self._again_s = -math.inf  # only now it is known how long the job takes, or what requests wait for
         if not self._foresight.busy and self._clock() >= self._again_s:
@@ -177,10 +177,9 @@ class Training:
         phase = "refused" if self._duty.refused else "admitted" if isinstance(self._decision, Admit) else "paced"
         return phase, TrainerLimits(limits.duty, limits.slice_s, limits.reason)
 
-    def _learn(self, heard: Heard, slos: Mapping[str, Slo]) -> None:
+    def _learn(self, heard: Heard, slos: Mapping[str, Slo], *, trained: bool) -> None:
         """A window beside training, or without it, is over: the loop and the predictor follow it."""
         seen = {name: self.quiet.asked(name, self._clocks, arrivals_s) for name, arrivals_s in heard.arrivals_s.items()}
-        trained = self._duty is not None and self._duty.now > 0
         training = None
         if self._duty is not None:
             training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None

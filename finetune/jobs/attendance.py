@@ -196,11 +196,12 @@ class Attendance:
 
     def _notice(self, left_s: float, *, wants: bool) -> None:
         session = self._session
-        step_s = session.report.step_s or 0.0 if session else self.status.step_s or 0.0
-        longest_s = session.report.longest_s if session else self.status.longest_s or 0.0
+        report = session.report if session else None
+        step_s = (report or self.status).step_s or 0.0
+        longest_s = (report or self.status).longest_s or 0.0
         steps_left = session.progress.steps - session.progress.step if session else self.status.steps - self.status.step
         names = self.status.id, self.status.request.model
-        mix = session.report.memory_share if session else None
+        mix = report.memory_share if report else None
         self._world.page.write_notice(JobNotice(*names, longest_s, step_s, steps_left, left_s, wants, mix))
 
     def _say(self, state: JobState, reason: str) -> None:
