@@ -137,6 +137,16 @@ def test_a_job_is_trained_and_published(scene: Scene) -> None:
     assert not worker.faults
 
 
+def test_a_job_that_trains_tells_how_much_memory_binds_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first step on; nothing before."""
+    monkeypatch.setattr("finetune.jobs.attendance.LOOK_S", 0.0)
+    scene.submit()
+    scene.worker().run(once=True)
+    told = [notice.mix for notice in scene.notices]
+    assert told[0] is None
+    assert any(mix is not None and 0 < mix <= 1 for mix in told)
+
+
 def test_what_is_not_to_be_published_is_kept(scene: Scene) -> None:
     """Without publishing the weights lie beside the record, private, and `forget` erases them."""
     job = scene.submit(replace(REQUEST, margin=1.0, publish=False))
