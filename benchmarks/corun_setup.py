@@ -22,9 +22,9 @@ ALONE, LONGEST_GAP_S = 40, 0.5
 TRIES, ALIKE = 5, 1.3
 """How often the time of a lone request is measured at most, and the ratio at which two measurements agree."""
 TRACE_S, FEWEST = 20.0, 100
-"""Length of the trace that the limits are read from, and the fewest requests in it."""
-SEEDS_FROM = 1000
-"""The trace that the governor's limit is read from is none of those measured."""
+"""Length of each trace that the limits are read from, and the fewest requests in it."""
+SEEDS_FROM, SEEDS = 1000, 3
+"""The traces that limits are read from are none of those measured; so many, for one alone has luck of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,15 @@ class Setup:
 
 
 def measure_setup(stage: Stage) -> Setup:
-    """Requests one by one tell the rate; a Poisson trace at that rate the limits and the service times."""
+    """Requests one by one tell the rate; Poisson traces at that rate the limits and the service times."""
     rate_hz = LOAD_SHARE / _steady_round_trip_s(stage)
-    played = stage.play(arrivals("poisson", rate_hz, max(FEWEST, int(TRACE_S * rate_hz)), SEEDS_FROM))
-    seen_s = [latency_s for latency_s in played.latencies_s if latency_s is not None]
-    within_s = [sample.latency_s for sample in played.samples]
+    requests = max(FEWEST, int(TRACE_S * rate_hz))
+    traces = [stage.play(arrivals("poisson", rate_hz, requests, SEEDS_FROM + number)) for number in range(SEEDS)]
+    seen_s = [latency_s for played in traces for latency_s in played.latencies_s if latency_s is not None]
+    samples = [sample for played in traces for sample in played.samples]
+    within_s = [sample.latency_s for sample in samples]
     slo_s, server_slo_s = (float(np.quantile(values, 1 - FLOOR_LATE)) for values in (seen_s, within_s))
-    times = service_times(played.samples)
+    times = service_times(samples)
     services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
     return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)
 

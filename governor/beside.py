@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from predictor.queueing import quantile
@@ -20,10 +20,15 @@ from .watch import plainly_broken
 class Heard:
     """One window; `latency_s` is the constrained quantile and `arrivals_s` when its requests came, by instance."""
 
-    late: float
-    """Late requests over as many as may be late, of the worst instance: above 1 only where the promise was broken."""
+    late: Mapping[str, float]
+    """Late requests over as many as may be late: above 1 only where the promise was broken."""
     latency_s: Mapping[str, float]
     arrivals_s: Mapping[str, tuple[float, ...]]
+
+    @property
+    def worst(self) -> float:
+        """`late` of the worst instance."""
+        return max(self.late.values(), default=0.0)
 
 
 class Beside:
@@ -54,14 +59,14 @@ class Beside:
         views = [view for view in views if view.info.instance in slos]
         for view in views:
             self._take(view)
-        waits = ((view, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in views)
-        hopeless = any(wait_s > HOPELESS * slos[view.info.instance].limit_s for view, wait_s in waits)
+        waits = ((view.info.instance, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in views)
+        hopeless = {name for name, wait_s in waits if wait_s > HOPELESS * slos[name].limit_s}
         over = now_s - (self._begin_s or now_s) >= max((slo.window_s for slo in slos.values()), default=10.0)
         if not (over or (trained and (hopeless or self._plainly_broken(slos)))):
             return None
-        heard = self._heard(slos, hopeless=hopeless)
+        heard = self._heard(slos, hopeless)
         self._begin(now_s)
-        if heard.late > 1:
+        if heard.worst > 1:
             self._from_ns = now_ns
         return heard
 
@@ -83,14 +88,15 @@ class Beside:
                 return True
         return False
 
-    def _heard(self, slos: Mapping[str, Slo], *, hopeless: bool) -> Heard:
-        late = max((late_over_allowed(*self._of(name), slo) for name, slo in slos.items()), default=0.0)
+    def _heard(self, slos: Mapping[str, Slo], hopeless: Set[str]) -> Heard:
+        late = {name: late_over_allowed(*self._of(name), slo) for name, slo in slos.items()}
+        late |= {name: max(late[name], HOPELESS) for name in hopeless}
         served = {name: samples for name, samples in self._served.items() if samples}
         latency_s = {name: quantile(self._of(name)[0], slos[name].quantile) for name in served}
         arrivals_s = {
             name: tuple(sorted(sample.arrival_ns / 1e9 for sample in samples)) for name, samples in served.items()
         }
-        return Heard(max(late, HOPELESS) if hopeless else late, latency_s, arrivals_s)
+        return Heard(late, latency_s, arrivals_s)
 
     def _of(self, name: str) -> tuple[list[float], int]:
         """Latencies of an instance's requests, and how many failed."""

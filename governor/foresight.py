@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 
 from predictor.admission import Job, Refuse
 from predictor.corun import CoRunModel, ModelError, Serving, TrainingSlices
+from predictor.pacing import TIGHT
 from predictor.room import Place, Room, make_room
 
 from .guard import Slo
@@ -42,18 +43,21 @@ class Foresight:
         told = (serving, training, quantile, latency_s, requests)
         self._lessons.append(self._executor.submit(self.model.observe, *told))
 
-    def breaks_alone(
-        self, asked: Mapping[str, Serving | None], latency_s: Mapping[str, float], slos: Mapping[str, Slo]
-    ) -> bool:
-        """Whether every instance that was too slow would have been without training; one that failed is not excused.
+    def late_alone(
+        self, asked: Mapping[str, Serving | None], late: Mapping[str, float], slos: Mapping[str, Slo]
+    ) -> float:
+        """How many requests of a window would have been late without training, at the least, over how many may be.
 
-        `asked`: what each was asked, None where nobody can say.
+        Of the instances that were close to their limit or beyond, the one that training excuses least. `asked`: what
+        each was asked, None where nobody can say; `late`: its late requests over as many as may be late.
         """
-        slow = [name for name, seen_s in latency_s.items() if seen_s > slos[name].limit_s]
-        return bool(slow) and all(
-            (serving := asked[name]) is not None
-            and self.model.alone_s(serving, slos[name].quantile) > slos[name].limit_s
-            for name in slow
+        tight = [(asked.get(name), slos[name]) for name, share in late.items() if share > TIGHT]
+        return min(
+            (
+                self.model.late_alone(serving, slo.limit_s) / (1 - slo.quantile) if serving is not None else 0.0
+                for serving, slo in tight
+            ),
+            default=0.0,
         )
 
     def ask(self, places: Sequence[Place[Spot | None]], job: Job) -> None:

@@ -128,6 +128,7 @@ class Training:
         self._job = job
         self._operations.forget()
         self._foresight.drop()
+        self._draw.begin(None)
         self._decision = self._room = self._duty = None
         self._again_s = -math.inf
         self._pace, self._asked_step_s, self._asked_measured = (math.inf, 0), 0.0, 0
@@ -183,9 +184,9 @@ class Training:
         training = None
         if self._duty is not None:
             training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None
-            alone = heard.late > 1 and trained and self._foresight.breaks_alone(seen, heard.latency_s, slos)
-            self._duty = self._duty.after(Window(heard.late, alone), self._clock())
-            if heard.late > 1 and trained and not alone:
+            alone = self._foresight.late_alone(seen, heard.late, slos) if trained else 0.0
+            self._duty = self._duty.after(Window(heard.worst, alone), self._clock())
+            if heard.worst > 1 >= alone and trained:
                 self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
         known = training is None or training.stretches_s
         for name, serving in seen.items():

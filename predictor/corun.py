@@ -104,13 +104,14 @@ class CoRunModel:
         """
         return self._banded(serving, *self._outlook(serving, training, quantile, requests))
 
-    def alone_s(self, serving: Serving, quantile: float) -> float:
-        """The `quantile` that these arrivals make without training, at the least; safe beside `observe` in a thread.
+    def late_alone(self, serving: Serving, limit_s: float) -> float:
+        """The share of these requests that take longer without training, at the least; safe beside `observe`.
 
         What requests took longer than replayed is left out: it was learnt beside training, too.
         """
         found = _replayed(replace(serving, services=typical(serving.services)), None, 1.0, 0.0, 0.0)
-        return found.quantile_s(quantile) * math.exp(min(0.0, self.interference(serving.name)["bias"]))
+        quicker = math.exp(min(0.0, self.interference(serving.name)["bias"]))
+        return sum(quicker * latency_s > limit_s for latency_s in found.latencies_s) / len(found.latencies_s)
 
     def observe(
         self, serving: Serving, training: TrainingSlices | None, quantile: float, measured_s: float, requests: int

@@ -4,8 +4,8 @@
 A broken window stops training until one is clean, and halves what it may take after that; clean windows give it back,
 quickly up to what last broke one, then slowly. A window that breaks while training stands still is not training's
 doing; nor is the one just before it, if training had been clean for a while: a host has slow moments. Nor is one whose
-requests came so thick that they would have been late anyway. Three broken ones end in a refusal, which lasts longer
-each time. Pure: time comes in as seconds of any monotonic clock.
+requests came so thick that they would have been late anyway; no more of them than that, and training goes on. Three
+broken ones end in a refusal, which lasts longer each time. Pure: time comes in as seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GROWTH = 1.5
 """Factor of the duty per clean window, below the ceiling."""
 
 TIGHT = 1 / GROWTH
-"""Nothing is given back where more is late already: were all of that training's doing, growing would break a window."""
+"""Where more is late, it matters whose doing that is: were all of it training's, growing would break a window."""
 
 PATIENCE = 5
 """Clean windows in a row that lift the ceiling by `GROWTH`; twice as many for each window that training broke, four
@@ -50,8 +50,13 @@ class Window:
     """What requests of a window say: how many were late over how many may be, of the worst model; 0 without any."""
 
     late: float
-    alone: bool = False
-    """Whether these very requests are predicted to have broken it without training, too."""
+    alone: float = 0.0
+    """How many of these very requests would have been late without training, as predicted, over how many may be."""
+
+    @property
+    def grown(self) -> float:
+        """What `late` might be, had training had as much more as a clean window gives it."""
+        return self.late + (GROWTH - 1) * max(0.0, self.late - self.alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,8 @@ class Duty:
         if self.refused_until_s > -math.inf:
             return self._returned() if window.late <= TIGHT else self
         if window.late > 1:
-            return self._after_broken(window.alone, now_s)
-        if window.late > TIGHT:
+            return self._after_broken(window, now_s)
+        if window.grown > 1:
             return replace(self, clean=0)
         return self._after_clean()
 
@@ -122,9 +127,11 @@ class Duty:
             return replace(self, unblamed=None)
         return replace(self.unblamed, most=self.most, slice_s=self.slice_s, now=0.0, unblamed=None)
 
-    def _after_broken(self, alone: bool, now_s: float) -> Duty:
-        if alone or not self.now:
-            return replace(self, now=0.0, clean=0, reason="the objective is missed without training")
+    def _after_broken(self, window: Window, now_s: float) -> Duty:
+        if window.alone > 1 or not self.now:
+            # training may go on only where it made nobody later
+            now = self.now if window.alone >= window.late else 0.0
+            return replace(self, now=now, clean=0, reason="the objective is missed without training")
         if self.now <= PROBE:  # too little to have broken it
             return replace(self, now=0.0, clean=0, reason="a window broke the objective")
         broken, ceiling = self.broken + 1, max(LEAST, self.now / 2)

@@ -111,7 +111,7 @@ def _lived(tally: Tally, case: Case, what: str) -> bool:
         window = _seen(case, now)
         broken.append(window.late > 1)
         if admitted:
-            blamed += broken[-1] and now > PROBE and not window.alone
+            blamed += broken[-1] and now > PROBE and window.alone <= 1
             before, duty = duty, duty.after(window, len(broken) * WINDOW_S)
             blamed -= broken[-1] and not now and duty.broken < before.broken  # the device's own slow moment
             tally.expect(
@@ -136,5 +136,5 @@ def _seen(case: Case, duty: float) -> Window:
     serving = replace(case.serving, arrivals_s=seen.arrivals_s)
     found_s = quantile(seen.latencies_s, slo.quantile)
     case.model.observe(serving, case.training(duty), slo.quantile, found_s, len(seen.latencies_s))
-    alone = case.model.alone_s(serving, slo.quantile) > slo.limit_s
+    alone = case.model.late_alone(serving, slo.limit_s) / (1 - slo.quantile) if duty else 0.0
     return Window(late_over_allowed(seen.latencies_s, 0, slo), alone)

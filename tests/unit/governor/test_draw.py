@@ -73,6 +73,19 @@ def test_a_job_at_another_point_is_measured_anew() -> None:
     assert draw.over_serving == pytest.approx(0.25, rel=1e-3)
 
 
+def test_another_job_at_the_same_point_is_measured_anew() -> None:
+    """What the one before drew is believed until then, and not counted with it."""
+    draw, board = Draw(), Board(15.0)
+    draw.begin(HERE)
+    board.run(draw, 60.0, 0.9)
+    draw.begin(None)
+    board.training_w = 5.0
+    draw.begin(HERE)
+    assert draw.over_serving == pytest.approx(0.75, rel=1e-3)
+    board.run(draw, 60.0, 0.9)
+    assert draw.over_serving == pytest.approx(0.25, rel=1e-3)
+
+
 def test_joules_that_make_no_sense_are_bounded() -> None:
     """Training takes power, and not ten times as much as serving."""
     for training_w, known in ((-30.0, 0.1), (900.0, 10.0)):

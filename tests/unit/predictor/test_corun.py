@@ -38,9 +38,12 @@ def test_what_arrivals_alone_would_have_made_is_never_overstated() -> None:
         slower.observe(SERVING, TRAINING, 0.95, 3 * alone_s, 800)
         faster.observe(SERVING, None, 0.95, 0.7 * alone_s, 800)
     assert slower.predict(SERVING, None, 0.95).latency_s > alone_s
-    assert slower.alone_s(SERVING, 0.95) == pytest.approx(alone_s)
-    assert faster.alone_s(SERVING, 0.95) < alone_s
-    assert faster.alone_s(SERVING, 0.95) == pytest.approx(faster.predict(SERVING, None, 0.95).latency_s)
+    usual = CoRunModel().late_alone(SERVING, alone_s)
+    assert 0 < usual <= 0.05
+    assert slower.late_alone(SERVING, alone_s) == usual
+    assert faster.late_alone(SERVING, alone_s) < usual
+    quicker_s = faster.predict(SERVING, None, 0.95).latency_s
+    assert faster.late_alone(SERVING, 1.001 * quicker_s) <= 0.05 <= faster.late_alone(SERVING, 0.999 * quicker_s)
 
 
 def test_training_costs_latency_the_more_the_longer_its_stretches() -> None:

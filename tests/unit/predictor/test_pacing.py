@@ -81,10 +81,28 @@ def test_a_window_broken_while_training_stands_still_is_not_its_doing() -> None:
     assert "without training" in states[-1].limits.reason
 
 
+def test_a_window_close_to_the_limit_gives_what_was_not_trainings_doing() -> None:
+    """Only what training added is multiplied by what it would be given."""
+    assert start().after(Window(0.9, alone=0.75), 0.0).now > FIRST
+    assert start().after(Window(0.9, alone=0.65), 0.0).now == FIRST
+    assert start().after(Window(0.9, alone=1.5), 0.0).now > FIRST
+    assert start().after(Window(1.0, alone=1.0), 0.0).now > FIRST
+
+
+def test_training_goes_on_where_it_made_nobody_later() -> None:
+    """A promise that is missed without it is no better kept by standing still; it is given no more meanwhile."""
+    grown = after(start(), [0.5] * 2)[-1]
+    for late in (1.2, 5.0):
+        still = grown.after(Window(late, alone=late), 0.0)
+        assert (still.now, still.broken, still.ceiling, still.clean) == (grown.now, 0, grown.ceiling, 0)
+        assert "without training" in still.limits.reason
+    assert after(grown, [1.2])[-1].now == 0.0
+
+
 def test_what_would_have_broken_alone_is_not_held_against_training() -> None:
-    """It stands still until a window is clean, and loses nothing for it."""
+    """Where more were late than that, it stands still until a window is clean, and loses nothing for it."""
     grown = after(start(), [0.5] * 10)[-1]
-    stopped = grown.after(Window(1.2, alone=True), 0.0)
+    stopped = grown.after(Window(1.2, alone=1.1), 0.0)
     assert (stopped.now, stopped.broken, stopped.ceiling) == (0.0, 0, grown.ceiling)
     assert "without training" in stopped.limits.reason
     assert after(stopped, [0.5, 0.5, 0.5, 0.5, 0.5])[-1].now == 1.0
