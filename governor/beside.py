@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What windows of requests say of training beside them: one after the other, and at once where a breach is plain."""
+"""What windows of requests say of training beside them: one after the other, and at once where one is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from predictor.queueing import quantile
-from telemetry.instance_page import Sample, Status
+from telemetry.instance_page import Status
 
-from .guard import Slo, counted, late_over_allowed
+from .guard import DOUBT, Slo, chance_of_late, late_over_allowed
 from .latency import HOPELESS
 from .reader import InstanceView, waited_s
 from .traffic import FAILURES
-from .watch import plainly_broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +30,40 @@ class Heard:
         return max(self.late.values(), default=0.0)
 
 
+@dataclass(slots=True)
+class _Own:
+    """The requests of one instance; the late ones are counted as they come, for they are looked at many times."""
+
+    arrivals_s: list[float] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+    late: int = 0
+    failed: int = 0
+
+    def take(self, view: InstanceView, limit_s: float, from_ns: int) -> None:
+        for sample in view.samples:
+            if sample.arrival_ns < from_ns:
+                continue
+            if sample.status is Status.OK:
+                self.arrivals_s.append(sample.arrival_ns / 1e9)
+                self.latencies_s.append(sample.latency_s)
+                self.late += sample.latency_s > limit_s
+            else:
+                self.failed += sample.status in FAILURES
+
+    def lost(self, slo: Slo, whole: float) -> bool:
+        """Whether the window will be broken, even if of `whole` times as many requests none other is late."""
+        late, share = self.late + self.failed, 1 - slo.quantile
+        total = round(whole * (len(self.latencies_s) + self.failed))
+        return late > share * total and chance_of_late(late, total, share) < DOUBT
+
+
 class Beside:
     """Collects the window under way."""
 
     def __init__(self) -> None:
         self._begin_s: float | None = None
         self._from_ns = 0
-        self._served: dict[str, list[Sample]] = {}
-        self._failed: dict[str, int] = {}
+        self._own: dict[str, _Own] = {}
 
     def restart(self) -> None:
         """What was heard so far was under other conditions."""
@@ -49,8 +74,9 @@ class Beside:
     ) -> Heard | None:
         """Take in what has finished; the window, if it is over by now.
 
-        Also if it is plainly broken and something `trained`, which has to stop at once. Without, the whole window tells
-        more than its worst moments, and each window taken costs the processor that requests wait for.
+        Also if it is lost and something `trained`, which has to stop at once: no sooner, for requests that are late
+        come in rows. Without training the whole window tells more, and each one taken costs the processor that requests
+        wait for.
         """
         now_s = now_ns / 1e9
         if self._begin_s is None:
@@ -58,11 +84,17 @@ class Beside:
             self._begin(now_s)
         views = [view for view in views if view.info.instance in slos]
         for view in views:
-            self._take(view)
-        waits = ((view.info.instance, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in views)
+            name = view.info.instance
+            self._own.setdefault(name, _Own()).take(view, slos[name].limit_s, self._from_ns)
+        own = [view for view in views if view.oldest_arrival_ns >= self._from_ns]
+        waits = ((view.info.instance, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in own)
         hopeless = {name for name, wait_s in waits if wait_s > HOPELESS * slos[name].limit_s}
-        over = now_s - (self._begin_s or now_s) >= max((slo.window_s for slo in slos.values()), default=10.0)
-        if not (over or (trained and (hopeless or self._plainly_broken(slos)))):
+        passed_s, window_s = (
+            now_s - (self._begin_s or now_s),
+            max((slo.window_s for slo in slos.values()), default=10.0),
+        )
+        over = passed_s >= window_s
+        if not (over or (trained and (hopeless or self._lost(slos, window_s, passed_s)))):
             return None
         heard = self._heard(slos, hopeless)
         self._begin(now_s)
@@ -72,32 +104,15 @@ class Beside:
 
     def _begin(self, now_s: float) -> None:
         self._begin_s = now_s
-        self._served.clear()
-        self._failed.clear()
+        self._own.clear()
 
-    def _take(self, view: InstanceView) -> None:
-        name = view.info.instance
-        samples = [sample for sample in view.samples if sample.arrival_ns >= self._from_ns]
-        self._served.setdefault(name, []).extend(sample for sample in samples if sample.status is Status.OK)
-        self._failed[name] = self._failed.get(name, 0) + sum(sample.status in FAILURES for sample in samples)
-
-    def _plainly_broken(self, slos: Mapping[str, Slo]) -> bool:
-        for name, slo in slos.items():
-            late, total = counted(*self._of(name), slo)
-            if late and plainly_broken(late, total, slo):
-                return True
-        return False
+    def _lost(self, slos: Mapping[str, Slo], window_s: float, passed_s: float) -> bool:
+        return passed_s > 0 and any(own.lost(slos[name], window_s / passed_s) for name, own in self._own.items())
 
     def _heard(self, slos: Mapping[str, Slo], hopeless: Set[str]) -> Heard:
-        late = {name: late_over_allowed(*self._of(name), slo) for name, slo in slos.items()}
+        heard = {name: self._own.get(name, _Own()) for name in slos}
+        late = {name: late_over_allowed(own.latencies_s, own.failed, slos[name]) for name, own in heard.items()}
         late |= {name: max(late[name], HOPELESS) for name in hopeless}
-        served = {name: samples for name, samples in self._served.items() if samples}
-        latency_s = {name: quantile(self._of(name)[0], slos[name].quantile) for name in served}
-        arrivals_s = {
-            name: tuple(sorted(sample.arrival_ns / 1e9 for sample in samples)) for name, samples in served.items()
-        }
-        return Heard(late, latency_s, arrivals_s)
-
-    def _of(self, name: str) -> tuple[list[float], int]:
-        """Latencies of an instance's requests, and how many failed."""
-        return [sample.latency_s for sample in self._served.get(name, [])], self._failed.get(name, 0)
+        served = {name: own for name, own in heard.items() if own.latencies_s}
+        latency_s = {name: quantile(own.latencies_s, slos[name].quantile) for name, own in served.items()}
+        return Heard(late, latency_s, {name: tuple(sorted(own.arrivals_s)) for name, own in served.items()})

@@ -11,6 +11,7 @@ from predictor.corun import CoRunModel, ModelError, Serving, TrainingSlices
 from predictor.pacing import TIGHT
 from predictor.room import Place, Room, make_room
 
+from .beside import Heard
 from .guard import Slo
 from .spots import Spot
 
@@ -43,22 +44,19 @@ class Foresight:
         told = (serving, training, quantile, latency_s, requests)
         self._lessons.append(self._executor.submit(self.model.observe, *told))
 
-    def late_alone(
-        self, asked: Mapping[str, Serving | None], late: Mapping[str, float], slos: Mapping[str, Slo]
-    ) -> float:
+    def late_alone(self, asked: Callable[[str], Serving | None], heard: Heard, slos: Mapping[str, Slo]) -> float:
         """How many requests of a window would have been late without training, at the least, over how many may be.
 
-        Of the instances that were close to their limit or beyond, the one that training excuses least. `asked`: what
-        each was asked, None where nobody can say; `late`: its late requests over as many as may be late.
+        Of the instances that were close to their limit or beyond, the one that has the fewest. `asked`: what one was
+        asked in the window and before it, None where nobody can say.
         """
-        tight = [(asked.get(name), slos[name]) for name, share in late.items() if share > TIGHT]
-        return min(
-            (
-                self.model.late_alone(serving, slo.limit_s) / (1 - slo.quantile) if serving is not None else 0.0
-                for serving, slo in tight
-            ),
-            default=0.0,
-        )
+        tight = [name for name, late in heard.late.items() if late > TIGHT]
+        return min((self._late_alone(asked(name), heard.arrivals_s.get(name), slos[name]) for name in tight), default=0)
+
+    def _late_alone(self, serving: Serving | None, arrivals_s: Sequence[float] | None, slo: Slo) -> float:
+        if serving is None or not arrivals_s:
+            return 0.0
+        return self.model.late_alone(serving, slo.limit_s, arrivals_s[0]) / (1 - slo.quantile)
 
     def ask(self, places: Sequence[Place[Spot | None]], job: Job) -> None:
         """Ask where a job has room; the first place is the present one."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from telemetry.trainer_page import JobNotice, TrainerLimits, TrainerPage
 from .serving import read_rollout, read_served
 
 RESCAN_S = 0.5
-"""How often the run directory is searched for instances that came or went."""
+"""How often the run directory is searched for pages that came or went: opening files costs more than reading pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Snapshot:
 class _Open:
     page: InstancePage
     cursor: int
+    info: InstanceInfo | None = None
+    """Written once."""
 
 
 class PageReader:
@@ -123,9 +126,16 @@ class PageReader:
                 self._open.pop(name).page.close()
         for name, page in found.items():
             self._open[name] = _Open(page, page.counter(Counter.SAMPLES))
+        self._rescan_board()
         self._rescan_trainer(now_ns)
         rollout, served = read_rollout(self._run_dir.root), read_served(self._run_dir.root)
         self._server = rollout.model if rollout else "", dict(served.faults) if served else {}
+
+    def _rescan_board(self) -> None:
+        """Map the page of a clockd that has come."""
+        if self._board is None:
+            with contextlib.suppress(PageError):
+                self._board = BoardPage.open(self._run_dir.board_page)
 
     def _rescan_trainer(self, now_ns: int) -> None:
         """Map the page of a trainer that has come; a new process has put its own in the place of the old one's."""
@@ -154,7 +164,8 @@ class PageReader:
         return TrainerView(page.notice, *counts, tuple(stretches_s), page.jobs, page.faults)
 
     def _view(self, entry: _Open, now_ns: int) -> InstanceView | None:
-        page, info = entry.page, entry.page.info
+        page = entry.page
+        entry.info = info = entry.info or page.info
         if info is None or not info.served:
             return None
         samples, entry.cursor, lost = page.samples_since(entry.cursor)
@@ -167,12 +178,7 @@ class PageReader:
         if self._board is not None and not self._board.alive(now_ns):
             self._board.close()
             self._board = None
-        if self._board is None:
-            try:
-                self._board = BoardPage.open(self._run_dir.board_page)
-            except PageError:
-                return None
-        return self._board.read() if self._board.alive(now_ns) else None
+        return self._board.read() if self._board is not None else None
 
 
 def waited_s(now_ns: int, in_flight: int, oldest_arrival_ns: int) -> float:

@@ -10,6 +10,7 @@ what is measured (`calibrate`). PolyThrottle's predictor, against which this is 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -104,14 +105,16 @@ class CoRunModel:
         """
         return self._banded(serving, *self._outlook(serving, training, quantile, requests))
 
-    def late_alone(self, serving: Serving, limit_s: float) -> float:
-        """The share of these requests that take longer without training, at the least; safe beside `observe`.
+    def late_alone(self, serving: Serving, limit_s: float, since_s: float = -math.inf) -> float:
+        """The share of requests from `since_s` on that take longer without training, at the least; 0 without any.
 
-        What requests took longer than replayed is left out: it was learnt beside training, too.
+        Those before count as whom others waited for. What requests took longer than replayed is left out: it was learnt
+        beside training, too. Safe beside `observe` in a thread. Raises `ValueError` without arrivals.
         """
         found = _replayed(replace(serving, services=typical(serving.services)), None, 1.0, 0.0, 0.0)
         quicker = math.exp(min(0.0, self.interference(serving.name)["bias"]))
-        return sum(quicker * latency_s > limit_s for latency_s in found.latencies_s) / len(found.latencies_s)
+        own_s = found.latencies_s[bisect_left(serving.arrivals_s, since_s) :]
+        return sum(quicker * latency_s > limit_s for latency_s in own_s) / max(1, len(own_s))
 
     def observe(
         self, serving: Serving, training: TrainingSlices | None, quantile: float, measured_s: float, requests: int

@@ -28,6 +28,9 @@ GROWTH = 1.5
 TIGHT = 1 / GROWTH
 """Where more is late, it matters whose doing that is: were all of it training's, growing would break a window."""
 
+OVERLOADED = 4.0
+"""Where so many times as many are late as may be, their number no longer tells whether training makes them later."""
+
 PATIENCE = 5
 """Clean windows in a row that lift the ceiling by `GROWTH`; twice as many for each window that training broke, four
 times as many again for each refusal."""
@@ -130,7 +133,7 @@ class Duty:
     def _after_broken(self, window: Window, now_s: float) -> Duty:
         if window.alone > 1 or not self.now:
             # training may go on only where it made nobody later
-            now = self.now if window.alone >= window.late else 0.0
+            now = self.now if window.late <= min(window.alone, OVERLOADED) else 0.0
             return replace(self, now=now, clean=0, reason="the objective is missed without training")
         if self.now <= PROBE:  # too little to have broken it
             return replace(self, now=0.0, clean=0, reason="a window broke the objective")

@@ -77,6 +77,26 @@ def test_a_plain_breach_is_heard_at_once() -> None:
     assert heard((102.0, view([100.01 + 0.001 * number for number in range(20)], 0.06))) == [None]
 
 
+def test_a_window_is_lost_once_no_other_request_could_save_it() -> None:
+    """Late requests come in rows: with as many as the whole window may have, and luck ruled out, not sooner."""
+    rows = [
+        (101.0 + 0.1 * number, view([100.9 + 0.1 * number + 0.001 * n for n in range(4)], 0.06)) for number in (0, 1)
+    ]
+    on_time = view([100.2 + 0.004 * number for number in range(200)])
+    assert heard((101.0, on_time), *rows)[-1] is None, "8 of some 1700"
+    late = view([101.15 + 0.0005 * number for number in range(150)], 0.06)
+    window = heard((101.0, on_time), *rows, (101.3, late))[-1]
+    assert window is not None
+    assert window.worst > 1
+
+
+def test_a_wait_from_before_a_breach_is_not_the_next_windows_doing() -> None:
+    """It was said already."""
+    breach, still = heard((105.0, view([], waits_since_s=101.0)), (105.1, view([], waits_since_s=101.0)))
+    assert breach is not None
+    assert still is None
+
+
 def test_without_training_a_window_is_heard_whole() -> None:
     """Nothing could stop at once: its worst second says less than all of it, and taking one costs."""
     burst, rest = view(MANY_S[:10], 0.06), view(MANY_S[10:])

@@ -46,6 +46,17 @@ def test_what_arrivals_alone_would_have_made_is_never_overstated() -> None:
     assert faster.late_alone(SERVING, 1.001 * quicker_s) <= 0.05 <= faster.late_alone(SERVING, 0.999 * quicker_s)
 
 
+def test_requests_that_wait_for_earlier_ones_would_have_waited_alone() -> None:
+    """What came before a window is replayed, and not counted; where nothing came since, nobody is late."""
+    burst_s = tuple(0.001 * number for number in range(100))
+    later_s = tuple(burst_s[-1] + 0.05 * number for number in range(1, 5))
+    both = replace(SERVING, arrivals_s=burst_s + later_s)
+    alone = CoRunModel().late_alone(replace(SERVING, arrivals_s=later_s), 0.1)
+    assert alone == 0.0
+    assert CoRunModel().late_alone(both, 0.1, later_s[0]) > 0.5
+    assert CoRunModel().late_alone(both, 0.1, later_s[-1] + 1.0) == 0.0
+
+
 def test_training_costs_latency_the_more_the_longer_its_stretches() -> None:
     """And takes less of the time as its duty falls."""
     model = CoRunModel()

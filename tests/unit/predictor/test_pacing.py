@@ -92,10 +92,12 @@ def test_a_window_close_to_the_limit_gives_what_was_not_trainings_doing() -> Non
 def test_training_goes_on_where_it_made_nobody_later() -> None:
     """A promise that is missed without it is no better kept by standing still; it is given no more meanwhile."""
     grown = after(start(), [0.5] * 2)[-1]
-    for late in (1.2, 5.0):
+    for late in (1.2, 3.9):
         still = grown.after(Window(late, alone=late), 0.0)
         assert (still.now, still.broken, still.ceiling, still.clean) == (grown.now, 0, grown.ceiling, 0)
         assert "without training" in still.limits.reason
+    overloaded = grown.after(Window(20.0, alone=20.0), 0.0)
+    assert (overloaded.now, overloaded.broken) == (0.0, 0)
     assert after(grown, [1.2])[-1].now == 0.0
 
 
