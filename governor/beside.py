@@ -86,13 +86,9 @@ class Beside:
         for view in views:
             name = view.info.instance
             self._own.setdefault(name, _Own()).take(view, slos[name].limit_s, self._from_ns)
-        own = [view for view in views if view.oldest_arrival_ns >= self._from_ns]
-        waits = ((view.info.instance, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in own)
-        hopeless = {name for name, wait_s in waits if wait_s > HOPELESS * slos[name].limit_s}
-        passed_s, window_s = (
-            now_s - (self._begin_s or now_s),
-            max((slo.window_s for slo in slos.values()), default=10.0),
-        )
+        hopeless = self._hopeless(views, slos, now_ns)
+        passed_s = now_s - (self._begin_s or now_s)
+        window_s = max((slo.window_s for slo in slos.values()), default=10.0)
         over = passed_s >= window_s
         if not (over or (trained and (hopeless or self._lost(slos, window_s, passed_s)))):
             return None
@@ -105,6 +101,12 @@ class Beside:
     def _begin(self, now_s: float) -> None:
         self._begin_s = now_s
         self._own.clear()
+
+    def _hopeless(self, views: Iterable[InstanceView], slos: Mapping[str, Slo], now_ns: int) -> set[str]:
+        """Instances with a request that waits hopelessly, and has only waited in this window."""
+        own = (view for view in views if view.oldest_arrival_ns >= self._from_ns)
+        waits = ((view.info.instance, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in own)
+        return {name for name, wait_s in waits if wait_s > HOPELESS * slos[name].limit_s}
 
     def _lost(self, slos: Mapping[str, Slo], window_s: float, passed_s: float) -> bool:
         return passed_s > 0 and any(own.lost(slos[name], window_s / passed_s) for name, own in self._own.items())

@@ -114,6 +114,18 @@ def test_targets_name_where_they_are_missed() -> None:
     assert missed[2].missed == ("digits_cnn uniform", "digits_cnn poisson")
 
 
+@pytest.mark.parametrize(("late", "met"), [(4, 1), (5, 0)])
+def test_half_a_point_is_half_a_point(late: int, met: int) -> None:
+    """One request of 200 more than three of them, exactly."""
+
+    def segment(arm: str, count: int) -> dict[str, Any]:
+        seen_s = [2 * SETUP.slo_s] * count + [SETUP.slo_s / 2] * (200 - count)
+        return row("uniform", 0, 0, arm, steps=10.0) | {"latencies_s": seen_s}
+
+    found = targets(compare(cells([segment("none", 3), segment("naive", 3), segment("ours", late)])), [])
+    assert (found[0].met, found[0].of) == (met, 1)
+
+
 def test_the_predictor_is_judged_beside_a_repeat() -> None:
     """It learns from the first repeat alone, and its error is held against how far two measurements are apart."""
     found = judge("digits_cnn", rows(4, ours=1.1), SETUP)
