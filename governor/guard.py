@@ -11,6 +11,9 @@ from enum import Enum
 DOUBT = 0.05
 """A window is broken when a system that keeps its promise would show so many late requests less often than this."""
 
+NEGLIGIBLE = 1e-17
+"""Share of a sum that double precision does not hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slo:
@@ -65,5 +68,24 @@ def late_over_allowed(latencies_s: Sequence[float], failed: int, slo: Slo) -> fl
 
 def chance_of_late(late: int, total: int, share: float) -> float:
     """Probability of at least `late` late requests among `total` when each is late with probability `share`."""
-    fewer = (math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(late))
-    return max(0.0, 1.0 - math.fsum(fewer))
+    if late <= 0 or share >= 1:
+        return float(late <= total)
+    if late > total or share <= 0:
+        return 0.0
+    # from the middle outwards terms only fall: few are needed, however many requests there were
+    if late > share * total:
+        return _terms(late, total, share)
+    return max(0.0, 1.0 - _terms(total - late + 1, total, 1 - share))
+
+
+def _terms(first: int, total: int, share: float) -> float:
+    """The binomial terms from `first` on, which lies beyond the mean; in logarithms, for the factors overflow."""
+    ways = math.lgamma(total + 1) - math.lgamma(first + 1) - math.lgamma(total - first + 1)
+    term = math.exp(ways + first * math.log(share) + (total - first) * math.log1p(-share))
+    found = 0.0
+    for count in range(first, total + 1):
+        found += term
+        term *= (total - count) / (count + 1) * share / (1 - share)
+        if term <= NEGLIGIBLE * found:
+            break
+    return min(1.0, found)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -55,9 +55,11 @@ def test_a_failed_request_is_a_late_one() -> None:
     assert verdict(0, 0, failed=10) is Verdict.BROKEN
 
 
-@given(st.integers(1, 400), st.floats(0.0, 1.0), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+@given(st.integers(1, 400) | st.integers(1, 100_000), st.floats(0.0, 1.0), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+@example(2000, 0.6, 0.95)
+@example(100_000, 0.05, 0.95)
 def test_the_chance_is_the_binomial_tail(total: int, fraction: float, quantile: float) -> None:
-    """Against scipy's survival function, for any count."""
+    """Against scipy's survival function, for any count: of a busy server's, too, of which most are late."""
     late = round(fraction * total)
     assert chance_of_late(late, total, 1 - quantile) == pytest.approx(binom.sf(late - 1, total, 1 - quantile), abs=1e-9)
 
