@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from predictor.queueing import quantile
 from telemetry.instance_page import Status
 
-from .guard import DOUBT, Slo, chance_of_late, late_over_allowed
+from .guard import Slo, beyond_doubt, late_over_allowed
 from .latency import HOPELESS
 from .reader import InstanceView, waited_s
 from .traffic import FAILURES
@@ -52,9 +52,8 @@ class _Own:
 
     def lost(self, slo: Slo, whole: float) -> bool:
         """Whether the window will be broken, even if of `whole` times as many requests none other is late."""
-        late, share = self.late + self.failed, 1 - slo.quantile
         total = round(whole * (len(self.latencies_s) + self.failed))
-        return late > share * total and chance_of_late(late, total, share) < DOUBT
+        return beyond_doubt(self.late + self.failed, total, slo)
 
 
 class Beside:
@@ -103,7 +102,7 @@ class Beside:
         self._own.clear()
 
     def _hopeless(self, views: Iterable[InstanceView], slos: Mapping[str, Slo], now_ns: int) -> set[str]:
-        """Instances with a request that waits hopelessly, and has only waited in this window."""
+        """Instances with a request that waits hopelessly, and came after the last breach."""
         own = (view for view in views if view.oldest_arrival_ns >= self._from_ns)
         waits = ((view.info.instance, waited_s(now_ns, view.in_flight, view.oldest_arrival_ns)) for view in own)
         return {name for name, wait_s in waits if wait_s > HOPELESS * slos[name].limit_s}

@@ -49,7 +49,12 @@ def judge(latencies_s: Sequence[float], failed: int, slo: Slo) -> Verdict:
     share = 1 - slo.quantile
     if total == 0 or share**total >= DOUBT:
         return Verdict.UNKNOWN
-    return Verdict.BROKEN if chance_of_late(late, total, share) < DOUBT else Verdict.KEPT
+    return Verdict.BROKEN if beyond_doubt(late, total, slo) else Verdict.KEPT
+
+
+def beyond_doubt(late: int, total: int, slo: Slo) -> bool:
+    """Whether so many late requests of `total` prove a broken promise (one-sided binomial test at `DOUBT`)."""
+    return chance_of_late(late, total, 1 - slo.quantile) < DOUBT
 
 
 def counted(latencies_s: Sequence[float], failed: int, slo: Slo) -> tuple[int, int]:
@@ -75,7 +80,7 @@ def chance_of_late(late: int, total: int, share: float) -> float:
     # from the middle outwards terms only fall: few are needed, however many requests there were
     if late > share * total:
         return _terms(late, total, share)
-    return max(0.0, 1.0 - _terms(total - late + 1, total, 1 - share))
+    return 1.0 - _terms(total - late + 1, total, 1 - share)
 
 
 def _terms(first: int, total: int, share: float) -> float:
@@ -88,4 +93,4 @@ def _terms(first: int, total: int, share: float) -> float:
         term *= (total - count) / (count + 1) * share / (1 - share)
         if term <= NEGLIGIBLE * found:
             break
-    return min(1.0, found)
+    return found

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 
 from predictor.admission import Admit, Decision, Job, Load, Objective, Refuse
-from predictor.corun import Serving
 from predictor.pacing import Duty, Window
 from predictor.room import Place
 from telemetry.trainer_page import TrainerLimits
@@ -185,7 +185,8 @@ class Training:
         training = None
         if self._duty is not None:
             training = self._operations.slices(self._duty.now, self._duty.slice_s) if trained else None
-            alone = self._foresight.late_alone(self._serving, heard, slos) if trained else 0.0
+            asked = partial(self.quiet.serving, clocks=self._clocks)
+            alone = self._foresight.late_alone(asked, heard, slos) if trained else 0.0
             self._duty = self._duty.after(Window(heard.worst, alone), self._clock())
             if heard.worst > 1 >= alone and trained:
                 self._fault("training", f"the objective was broken beside job {self._job}: training gets less")
@@ -194,9 +195,6 @@ class Training:
             if serving is not None and known:
                 told = slos[name].quantile, heard.latency_s[name], len(serving.arrivals_s)
                 self._foresight.learn(serving, training, *told)
-
-    def _serving(self, name: str) -> Serving | None:
-        return self.quiet.serving(name, self._clocks)
 
     def _think(self, now: Snapshot, slos: Mapping[str, Slo], spots: Callable[[], Sequence[Spot]]) -> None:
         """Let the predictor say where there is room, once it is known what requests take alone."""
