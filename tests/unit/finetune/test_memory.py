@@ -62,10 +62,10 @@ def test_a_step_of_products_is_bound_by_arithmetic_and_one_of_sums_by_memory() -
     """On this machine, with real steps; neighbours slow both."""
     products, sums = (
         share_of(nn.Linear(1152, 1152), torch.ones(1152, 1152)),
-        share_of(Scale(1 << 22), torch.ones(1, 1 << 22)),
+        share_of(Scale(1 << 20), torch.ones(1, 1 << 20)),
     )
     assert products < 0.2
-    assert sums > 1.5 * products
+    assert sums > 3 * products
 
 
 def test_memory_has_one_speed_and_no_share_is_above_all_of_the_time() -> None:
