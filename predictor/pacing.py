@@ -133,7 +133,7 @@ class Duty:
     def _after_broken(self, window: Window, now_s: float) -> Duty:
         if window.alone > 1 or not self.now:
             # training may go on only where it made nobody later
-            now = self.now if window.late <= min(window.alone, OVERLOADED) else 0.0
+            now = self.now if window.late <= window.alone and window.late < OVERLOADED else 0.0
             return replace(self, now=now, clean=0, reason="the objective is missed without training")
         if self.now <= PROBE:  # too little to have broken it
             return replace(self, now=0.0, clean=0, reason="a window broke the objective")

@@ -96,8 +96,9 @@ def test_training_goes_on_where_it_made_nobody_later() -> None:
         still = grown.after(Window(late, alone=late), 0.0)
         assert (still.now, still.broken, still.ceiling, still.clean) == (grown.now, 0, grown.ceiling, 0)
         assert "without training" in still.limits.reason
-    overloaded = grown.after(Window(20.0, alone=20.0), 0.0)
-    assert (overloaded.now, overloaded.broken) == (0.0, 0)
+    for late in (4.0, 20.0):
+        overloaded = grown.after(Window(late, alone=20.0), 0.0)
+        assert (overloaded.now, overloaded.broken) == (0.0, 0)
     assert after(grown, [1.2])[-1].now == 0.0
 
 
