@@ -117,7 +117,8 @@ def code() -> str:
     measures = [
         f"benchmarks/corun_{name}.py" for name in ("blocks", "runs", "stage", "setup", "desk", "traces", "trainers")
     ]
-    governs = [f"governor/{name}.py" for name in ("training", "beside", "foresight", "operations", "quiet")]
+    looks = ("training", "beside", "draw", "foresight", "guard", "operations", "quiet", "reader")
+    governs = [f"governor/{name}.py" for name in looks]
     product = ("triton_backend/*.py", "finetune/*.py", "finetune/executing/*.py", "predictor/*.py")
     for path in (path for pattern in (*measures, *governs, *product) for path in sorted(ROOT.glob(pattern))):
         if path.name != "job.py":
