@@ -14,7 +14,7 @@ from typing import Literal
 from .planning.accepted import Accepted, accept
 from .planning.coarse import coarsen
 from .planning.paging import page_everything
-from .planning.smallest import impossible, smallest_budget
+from .planning.smallest import impossible, smallest
 from .poet.matrices import Matrices
 from .problem import Only, Problem, Semantics
 from .schedule import Schedule, keep_everything
@@ -217,8 +217,11 @@ class _Run:
         )
 
     def _refusal(self, status: Status, why: str) -> Plan:
-        smallest = smallest_budget(self.problem, self.seed, self.only)
-        return replace(self._plan(status, 0.0), why=why, smallest_budget_bytes=smallest)
+        """No schedule, and the least RAM with which there is one; a plan after all where that search ends in budget."""
+        found = smallest(self.problem, self.seed, self.only)
+        if found and found.peak_bytes <= self.problem.limits.budget_bytes:
+            return self._report(found, self.bound_j)
+        return replace(self._plan(status, 0.0), why=why, smallest_budget_bytes=found.peak_bytes if found else None)
 
     def _plan(self, status: Status, bound_j: float) -> Plan:
         problem = self.problem

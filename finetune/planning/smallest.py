@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..problem import Only, Problem
 from ..schedule import keep_everything
-from .accepted import accept
+from .accepted import Accepted, accept
 from .limits import ROOMY
 from .paging import page_everything, working_set
 
@@ -28,38 +28,44 @@ def impossible(problem: Problem) -> str:
 
 
 def smallest_budget(problem: Problem, seed: int = 0, only: Only = "both") -> int | None:
-    """The fewest bytes with which a schedule is at hand; None where no budget helps.
+    """The fewest bytes with which a schedule is at hand; None where no budget helps."""
+    found = smallest(problem, seed, only)
+    return None if found is None else found.peak_bytes
 
-    Exact where paging everything comes down to what the largest op needs; else the least of a short search.
+
+def smallest(problem: Problem, seed: int = 0, only: Only = "both") -> Accepted | None:
+    """The schedule at hand of the fewest bytes; None where no budget helps.
+
+    Exact where paging everything comes down to what the largest op needs; else the least of a short search. That search
+    has more room than the problem gives to begin with, and with it can end within what the problem gives.
     """
     roomy = with_budget(problem, ROOMY)
-    kept = accept(roomy, keep_everything(problem.graph))
-    if kept is None:
+    best = accept(roomy, keep_everything(problem.graph))
+    if best is None:
         return None
-    least, most = working_set(problem).bytes, kept.peak_bytes
     paged = accept(roomy, page_everything(problem.graph)) if only != "recompute" else None
-    if paged:
-        most = min(most, paged.peak_bytes)
-    if problem.limits.budget_bytes >= least:
-        least = min(problem.limits.budget_bytes, most)  # at the budget itself a longer search found nothing
-    return _halve(problem, least, most, seed, only)
+    if paged and paged.peak_bytes < best.peak_bytes:
+        best = paged
+    # Where the budget would do for the largest op, a longer search at the budget itself has found nothing.
+    least = max(working_set(problem).bytes, problem.limits.budget_bytes)
+    return _halve(problem, least, best, seed, only)
 
 
-def _halve(problem: Problem, least: int, most: int, seed: int, only: Only) -> int:
-    """The smallest budget from `least` to `most` for which a short search finds a schedule; `most` is known to do."""
+def _halve(problem: Problem, least: int, best: Accepted, seed: int, only: Only) -> Accepted:
+    """The schedule of the smallest budget from `least` to what `best` needs for which a short search finds one."""
     from .anneal import anneal
 
     for _ in range(HALVINGS):
-        if least >= most:
+        if least >= best.peak_bytes:
             break
-        tried = with_budget(problem, (least + most) // 2)
+        tried = with_budget(problem, (least + best.peak_bytes) // 2)
         schedule = anneal(tried, seed=seed, steps=STEPS, only=only)
         found = accept(tried, schedule) if schedule is not None else None
         if found:
-            most = found.peak_bytes
+            best = found
         else:
             least = tried.limits.budget_bytes + 1
-    return most
+    return best
 
 
 def with_budget(problem: Problem, budget_bytes: int) -> Problem:

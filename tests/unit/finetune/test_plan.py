@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 
 from finetune.errors import PlanInvalid, PlanMismatch
 from finetune.front import front
+from finetune.graph import Graph, Op, Storage
 from finetune.plan import Plan, Progress, plan
 from finetune.plan_file import parse_plan, read_plan, to_json, write_plan
 from finetune.planning.limits import bytes_of, limits_of, plain_step, seconds_of
 from finetune.planning.paging import working_set
 from finetune.poet.graph_file import parse_graph
 from finetune.poet.matrices import judge
-from finetune.problem import Limits, Problem
+from finetune.problem import Costs, Limits, Problem
 from finetune.replay import replay
 from tests.unit.finetune.oracles import least_overhead_j
 from tests.unit.finetune.steps import chain, poet_file, poet_problems, real_problems
@@ -139,6 +140,19 @@ def test_a_budget_that_the_deadline_makes_too_small_is_told_with_the_least_that_
     assert found.smallest_budget_bytes is not None
     assert 60 < found.smallest_budget_bytes <= plain_step(problem).peak_bytes
     assert quick(replace(problem, limits=Limits(found.smallest_budget_bytes, 12.0))).schedule
+
+
+def test_a_search_with_more_room_that_ends_within_the_budget_is_a_plan() -> None:
+    """What a short search misses at the budget itself; the least RAM named is never what was given."""
+    reads = [(), (0,), (0,), (0,), (0,), (0,), (0,), (0, 1, 2), (0, 1, 3), (7,)]
+    ops = tuple(Op(f"op{node}", "made up", inputs, (node,)) for node, inputs in enumerate(reads))
+    storages = tuple(Storage(f"value{node}", 1) for node in range(10))
+    fives, moves_s, moves_j = (5.0,) * 10, (1.5,) * 10, (2.5,) * 10
+    costs = Costs(fives, (*fives[:7], 9.0, *fives[8:]), (5,) * 10, moves_s, moves_j, moves_s, moves_j)
+    problem = Problem(Graph("wide", ops, storages), costs, Limits(4, 60.0), "poet")
+    found = quick(problem)
+    assert found.peak_bytes == 4
+    check(problem, found)
 
 
 def test_storage_too_small_for_any_page_leaves_computing_again() -> None:
