@@ -4,8 +4,9 @@
 A broken window stops training until one is clean, and halves what it may take after that; clean windows give it back,
 quickly up to what last broke one, then slowly. A window that breaks while training stands still is not training's
 doing; nor is the one just before it, if training had been clean for a while: a host has slow moments. Nor is one whose
-requests came so thick that they would have been late anyway; no more of them than that, and training goes on. Three
-broken ones end in a refusal, which lasts longer each time. Pure: time comes in as seconds of any monotonic clock.
+requests came so thick that they would have been late anyway: training goes on, and is given more where it made nobody
+later, unless far too many are late. Three broken ones end in a refusal, which lasts longer each time. Pure: time comes
+in as seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Duty:
     refusals: int = 0
     refused_until_s: float = -math.inf
     reason: str = "within what is predicted to fit"
+    back: float = 0.0
+    """What it may take again once a window is no longer overloaded, if it stands still because one was."""
     unblamed: Duty | None = None
     """As it was before a window broke, until the next one, without training, has told whose doing that was."""
 
@@ -132,9 +135,7 @@ class Duty:
 
     def _after_broken(self, window: Window, now_s: float) -> Duty:
         if window.alone > 1 or not self.now:
-            # training may go on only where it made nobody later
-            now = self.now if window.late <= window.alone and window.late < OVERLOADED else 0.0
-            return replace(self, now=now, clean=0, reason="the objective is missed without training")
+            return self._after_missed(window)
         if self.now <= PROBE:  # too little to have broken it
             return replace(self, now=0.0, clean=0, reason="a window broke the objective")
         broken, ceiling = self.broken + 1, max(LEAST, self.now / 2)
@@ -156,13 +157,24 @@ class Duty:
             unblamed=unblamed,
         )
 
+    def _after_missed(self, window: Window) -> Duty:
+        """The promise is missed without training, too: it goes on, as if all were well where it made nobody later."""
+        missed = "the objective is missed without training"
+        if window.late >= OVERLOADED:
+            return replace(self, now=0.0, clean=0, back=max(self.back, self.now / 2), reason=missed)
+        if not self.now:
+            back = min(self.most, self.ceiling, self.back) if self.back >= LEAST else 0.0
+            return replace(self, now=back, clean=0, back=0.0, reason=missed)
+        return replace(self._after_clean() if window.late <= window.alone else self, reason=missed)
+
     def _after_clean(self) -> Duty:
         clean = self.clean + 1
         patience = PATIENCE << min(self.broken + 2 * self.refusals, 10)
         ceiling = min(1.0, self.ceiling * GROWTH) if clean % patience == 0 else self.ceiling
         broken = max(0, self.broken - 1) if clean % FORGIVEN == 0 else self.broken
-        now = min(self.most, ceiling, max(FIRST if not self.now else LEAST, self.now * GROWTH))
-        return replace(self, now=now, ceiling=ceiling, broken=broken, clean=clean, reason=_reason(now, self.most))
+        now = min(self.most, ceiling, max(self.back, FIRST if not self.now else LEAST, self.now * GROWTH))
+        reason = _reason(now, self.most)
+        return replace(self, now=now, back=0.0, ceiling=ceiling, broken=broken, clean=clean, reason=reason)
 
     def _returned(self) -> Duty:
         now = min(self.most, LEAST)

@@ -108,13 +108,15 @@ def replay(
 ) -> Replay:
     """Replay ascending `arrivals_s` (seconds) through one batching server; `ValueError` if there are none.
 
-    With `vacations`, training fills the gaps; the same seed draws the same service times with and without.
+    With `vacations`, training fills the gaps. Luck belongs to a request, whichever batch it opens: what the same seed
+    draws differs from configuration to configuration only where these do (common random numbers).
     """
     if not arrivals_s:
         raise ValueError("no arrivals to replay")
     rng = random.Random(seed)  # noqa: S311 - a simulation, nothing secret
-    count, draw, waits = len(arrivals_s), rng.random, batch_wait_s > 0
-    absence = Absence(vacations, seed + 1) if vacations and vacations.duty else None
+    count, waits = len(arrivals_s), batch_wait_s > 0
+    luck = [rng.random() for _ in range(count)]
+    absence = Absence(vacations, [rng.random() for _ in range(count)]) if vacations and vacations.duty else None
     latencies: list[float] = []
     times_s: dict[int, tuple[float, ...]] = {}
     free_s, busy_s, batches, first = arrivals_s[0], 0.0, 0, 0
@@ -130,9 +132,9 @@ def replay(
             last += 1
         size = last - first
         drawn = times_s.get(size) or times_s.setdefault(size, services.of(size))
-        service_s = drawn[int(draw() * len(drawn))]
+        service_s = drawn[int(luck[first] * len(drawn))]
         if absence is not None:
-            service_s += absence.extra_s(free_s, arrival_s, start_s, service_s)
+            service_s += absence.extra_s(first, free_s, arrival_s, start_s, service_s)
         end_s = start_s + service_s
         latencies.append(end_s - arrival_s)
         if size > 1:

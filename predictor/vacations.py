@@ -14,8 +14,8 @@ that arrives meanwhile finds the rest of one uninterrupted stretch. Three things
 from __future__ import annotations
 
 import math
-import random
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -27,6 +27,9 @@ SLICE_S = 0.05
 
 _FEW = 8
 """Stretches that are laid end to end before where they lie no longer matters."""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""From one draw to the next, which spreads them evenly (a Weyl sequence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,13 @@ class Vacations:
 
 
 class Absence:
-    """One replay's training, at a duty above 0: when the stretch in progress ends, and the rest after it; seconds."""
+    """One replay's training, at a duty above 0: when the stretch in progress ends, and the rest after it; seconds.
 
-    def __init__(self, vacations: Vacations, seed: int) -> None:
-        self._of = vacations
-        self._draw = random.Random(seed).random  # noqa: S311 - a simulation, nothing secret
+    `luck` has a number from 0 to 1 for each request, of which the stretch that it meets is drawn.
+    """
+
+    def __init__(self, vacations: Vacations, luck: Sequence[float]) -> None:
+        self._of, self._luck = vacations, luck
         self._until_s = self._rest_until_s = -math.inf
         self.trained_s = 0.0
         lengths = vacations.stretches_s
@@ -68,10 +73,10 @@ class Absence:
         self._rest = 1 / vacations.duty - 1
         self._slice_s = max(vacations.slice_s, self._mean_s)
 
-    def extra_s(self, idle_from_s: float, arrival_s: float, start_s: float, service_s: float) -> float:
-        """What a batch takes longer that begins at `start_s`; the device served nobody from `idle_from_s` on."""
+    def extra_s(self, first: int, idle_from_s: float, arrival_s: float, start_s: float, service_s: float) -> float:
+        """What the batch that request `first` opens at `start_s` takes longer; nobody was served from `idle_from_s`."""
         cold_s = 0.0
-        if arrival_s > idle_from_s and self._trains(idle_from_s, arrival_s):
+        if arrival_s > idle_from_s and self._trains(idle_from_s, arrival_s, self._luck[first]):
             cold_s = self._of.cold * service_s
         left_s = self._until_s - start_s
         if left_s <= 0:
@@ -79,7 +84,7 @@ class Absence:
         block = self._of.block
         return cold_s + (left_s if block >= 1 else min(block * left_s, service_s * block / (1 - block)))
 
-    def _trains(self, from_s: float, arrival_s: float) -> bool:
+    def _trains(self, from_s: float, arrival_s: float, luck: float) -> bool:
         """Train while nobody is there, and on to the end of the stretch in progress; whether any training was done."""
         begin_s = max(from_s + LOOKS_S, self._until_s, self._rest_until_s)
         if begin_s >= arrival_s:
@@ -94,19 +99,20 @@ class Absence:
                 self.trained_s += self._slice_s
                 self._rest_until_s = arrival_s - since_s + cycle_s
                 return True
-        slice_s = since_s + self._residual_s(since_s)
+        slice_s = since_s + self._residual_s(since_s, luck)
         self.trained_s += slice_s
         self._until_s = arrival_s - since_s + slice_s
         self._rest_until_s = self._until_s + slice_s * self._rest
         return True
 
-    def _residual_s(self, since_s: float) -> float:
+    def _residual_s(self, since_s: float, luck: float) -> float:
         """What is left of the stretch in progress `since_s` after the first one began."""
         if since_s < _FEW * self._mean_s:
             lengths, end_s = self._of.stretches_s, 0.0
             while end_s <= since_s:
-                end_s += lengths[int(self._draw() * len(lengths))]
+                end_s += lengths[int(luck * len(lengths))]
+                luck = (luck + _GOLDEN) % 1.0
             return end_s - since_s
         # long ago: a moment falls into a stretch in proportion to its length (the inspection paradox), anywhere in it
-        at_s = self._draw() * self._ends_s[-1]
+        at_s = luck * self._ends_s[-1]
         return self._ends_s[min(bisect_right(self._ends_s, at_s), len(self._ends_s) - 1)] - at_s
