@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .vacations import Absence, Vacations
 
@@ -113,10 +114,9 @@ def replay(
     """
     if not arrivals_s:
         raise ValueError("no arrivals to replay")
-    rng = random.Random(seed)  # noqa: S311 - a simulation, nothing secret
     count, waits = len(arrivals_s), batch_wait_s > 0
-    luck = [rng.random() for _ in range(count)]
-    absence = Absence(vacations, [rng.random() for _ in range(count)]) if vacations and vacations.duty else None
+    luck = _luck(count, seed)
+    absence = Absence(vacations, _luck(count, seed + 1)) if vacations and vacations.duty else None
     latencies: list[float] = []
     times_s: dict[int, tuple[float, ...]] = {}
     free_s, busy_s, batches, first = arrivals_s[0], 0.0, 0, 0
@@ -146,3 +146,11 @@ def replay(
     span_s = max(free_s - arrivals_s[0], busy_s)
     trained = absence.trained_s / span_s if absence is not None else 0.0
     return Replay(tuple(latencies), busy_s / span_s, len(arrivals_s) / batches, trained)
+
+
+@lru_cache(maxsize=8)
+def _luck(count: int, seed: int) -> tuple[float, ...]:
+    """Numbers from 0 to 1 in random order, one of each `count`-th part: a tail neither too long nor too short."""
+    luck = [(place + 0.5) / count for place in range(count)]
+    random.Random(seed).shuffle(luck)  # noqa: S311 - a simulation, nothing secret
+    return tuple(luck)
