@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from governor.latency import service_times
-from predictor.queueing import ServiceTimes
+from predictor.queueing import ServiceTimes, replay
 
 from .corun_report import FLOOR_LATE
 from .corun_stage import Played, Stage
@@ -22,9 +22,11 @@ ALONE, LONGEST_GAP_S = 40, 0.5
 TRIES, ALIKE = 5, 1.3
 """How often the time of a lone request is measured at most, and the ratio at which two measurements agree."""
 TRACE_S, FEWEST = 20.0, 100
-"""Length of each trace that the limits are read from, and the fewest requests in it."""
+"""Length of each trace that is sent, and the fewest requests in it."""
+LONG = 20_000
+"""Requests of the trace that the governor's own limit is read from, replayed: those sent are few, and have luck."""
 SEEDS_FROM, SEEDS = 1000, 3
-"""The traces that limits are read from are none of those measured; so many, for one alone has luck of its own."""
+"""These traces are none of those measured; so many are sent, for one alone has luck of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,10 @@ def measure_setup(stage: Stage) -> Setup:
     requests = max(FEWEST, int(TRACE_S * rate_hz))
     traces = [stage.play(arrivals("poisson", rate_hz, requests, SEEDS_FROM + number)) for number in range(SEEDS)]
     seen_s = [latency_s for played in traces for latency_s in played.latencies_s if latency_s is not None]
-    samples = [sample for played in traces for sample in played.samples]
-    within_s = [sample.latency_s for sample in samples]
-    slo_s, server_slo_s = (float(np.quantile(values, 1 - FLOOR_LATE)) for values in (seen_s, within_s))
-    times = service_times(samples)
+    slo_s = float(np.quantile(seen_s, 1 - FLOOR_LATE))
+    times = service_times([sample for played in traces for sample in played.samples])
+    long_s = arrivals("poisson", rate_hz, LONG, SEEDS_FROM - 1)
+    server_slo_s = replay(long_s, times, stage.batch_limit).quantile_s(1 - FLOOR_LATE)
     services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
     return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)
 
