@@ -22,6 +22,9 @@ AT_LIMIT = 1.05
 """Requests that are close to their limit alone may take so many times as long beside training, for little can be said
 of a promise that luck keeps or breaks: windows tell."""
 
+ASKED = 4.0
+"""No operation that is known to last so many times as long as a limit is let in for windows to judge."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -110,6 +113,12 @@ class _Beside:
         """Whether each model is predicted to take no longer than this, though its interval says less."""
         return all(band.latency_s <= most_s for (band, _), most_s in zip(self.bands, tolerated_s, strict=True))
 
+    def may_be_asked(self, longest_s: float) -> bool:
+        """Whether windows may tell: no interval is wholly beyond its objective, nor `longest_s` far beyond it."""
+        return all(
+            band.low_s <= objective.limit_s and longest_s <= ASKED * objective.limit_s for band, objective in self.bands
+        )
+
     def finish_s(self, work_s: float) -> float:
         """Seconds until so many seconds of training are done."""
         return work_s / self.training_share if self.training_share else math.inf
@@ -126,21 +135,25 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
     The prediction has to meet an objective, or come close to what requests take alone where that is at the limit. The
     share at which its whole interval meets it is `sure_duty`, where the closed loop (`pacing`) begins. Training of
     which no stretch was measured yet, or few and too long, is let in for so little of the time that half of the
-    requests that may be late never meet it. `training.duty` and its `slice_s` are ignored.
-    Loads without arrivals have nobody who waits.
+    requests that may be late never meet it. Where requests alone surely keep their objective, and the interval beside
+    the least share does not rule that out, that share is granted for windows to judge: a job that is refused for a
+    belief teaches nothing better. `training.duty` and its `slice_s` are ignored. Loads without arrivals have nobody
+    who waits.
     """
     loads = [(serving, objective) for serving, objective in loads if serving.arrivals_s]
-    tolerated_s = []
+    tolerated_s, sure_alone = [], True
     for serving, objective in loads:
         alone = model.predict(serving, None, objective.quantile)
         if alone.low_s > objective.limit_s:
             missed = f"the objective is missed without training: {_ms(alone.latency_s)} of {_ms(objective.limit_s)}"
             return Refuse(_named(serving, missed), limit_s=alone.latency_s)
+        sure_alone = sure_alone and alone.high_s <= objective.limit_s
         tolerated_s.append(max(objective.limit_s, AT_LIMIT * alone.latency_s))
     work_s = training.slowdown * job.step_s * job.steps_left
     if not training.stretches_s:
         return _probe(loads, work_s, job.deadline_s)
-    slice_s = max(SLICE_S, training.slowdown * max(training.stretches_s))
+    longest_s = training.slowdown * max(training.stretches_s)
+    slice_s = max(SLICE_S, longest_s)
     tried: list[_Beside] = []
     for duty in DUTIES:
         tried.append(_beside(model, loads, replace(training, duty=duty, slice_s=slice_s)))
@@ -148,8 +161,11 @@ def decide(model: CoRunModel, loads: Sequence[Load], training: TrainingSlices, j
             break
     found = next((beside for beside in tried if beside.may_hold(tolerated_s)), None)
     if found is None:
-        few = len(training.stretches_s) < KNOWN
-        return _probe(loads, work_s, job.deadline_s) if few else _no_room(tried[-1])
+        if len(training.stretches_s) < KNOWN:
+            return _probe(loads, work_s, job.deadline_s)
+        if not (sure_alone and tried[-1].may_be_asked(longest_s)):
+            return _no_room(tried[-1])
+        found = tried[-1]
     sure_duty = tried[-1].duty if tried[-1].holds else 0.0
     return _in_time(found, sure_duty, slice_s, work_s, job.deadline_s)
 

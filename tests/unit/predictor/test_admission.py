@@ -86,6 +86,20 @@ def test_where_luck_keeps_the_promise_windows_tell() -> None:
     assert isinstance(asked(at_limit, 0.1), Refuse)
 
 
+def test_what_is_only_believed_to_break_a_promise_that_is_surely_kept_alone_is_let_in() -> None:
+    """At the least share, for windows to judge; not operations of four limits, nor what windows taught otherwise."""
+    tight = [load(0.05, rate_hz=0.5, quantile=0.99)]
+    asked_for = asked(tight, 0.1)
+    assert isinstance(asked_for, Pace)
+    assert (asked_for.duty, asked_for.sure_duty) == (DUTIES[-1], 0.0)
+    assert asked_for.latency_s > 0.05
+    assert isinstance(asked(tight, 0.21), Refuse)
+    model, stretches = CoRunModel(), TrainingSlices((0.1,) * KNOWN, DUTIES[-1])
+    for _ in range(20):
+        model.observe(tight[0][0], stretches, 0.99, 0.1, 500)
+    assert isinstance(decide(model, tight, stretches, HOURS), Refuse)
+
+
 def test_a_deadline_out_of_reach_is_refused_with_the_smallest_one_within() -> None:
     """Asked again with that deadline, the job is taken."""
     job = Job(step_s=0.1, steps_left=600, deadline_s=30.0)
