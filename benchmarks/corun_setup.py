@@ -10,6 +10,7 @@ import numpy as np
 
 from governor.latency import service_times
 from predictor.queueing import ServiceTimes, replay
+from predictor.typical import typical
 
 from .corun_report import FLOOR_LATE
 from .corun_stage import Played, Stage
@@ -65,7 +66,9 @@ def measure_setup(stage: Stage) -> Setup:
     slo_s = float(np.quantile(seen_s, 1 - FLOOR_LATE))
     times = service_times([sample for played in traces for sample in played.samples])
     long_s = arrivals("poisson", rate_hz, LONG, SEEDS_FROM - 1)
-    server_slo_s = replay(long_s, times, stage.batch_limit).quantile_s(1 - FLOOR_LATE)
+    # without the turnaround: a single stall between two batches would stand behind each of them
+    served = typical(ServiceTimes(times.seconds))
+    server_slo_s = replay(long_s, served, stage.batch_limit).quantile_s(1 - FLOOR_LATE)
     services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
     return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)
 
