@@ -129,3 +129,22 @@ def test_quantiles_at_the_edges() -> None:
     assert quantile([float(number) for number in range(1, 101)], 0.55) == 55.0
     with pytest.raises(ValueError, match="no values"):
         quantile([], 0.5)
+
+
+def test_each_part_of_what_was_measured_is_drawn_once() -> None:
+    """A hundred requests that meet nobody take each of a hundred times; another seed, in another order."""
+    times_s = tuple(0.01 * (1 + place) for place in range(100))
+    arrivals_s = [10.0 * place for place in range(100)]
+    first, second = (replay(arrivals_s, ServiceTimes({1: times_s}), 1, seed=seed).latencies_s for seed in (0, 1))
+    assert sorted(first) == pytest.approx(times_s)
+    assert sorted(second) == pytest.approx(times_s)
+    assert first != pytest.approx(second)
+
+
+def test_luck_belongs_to_a_request_whichever_batch_it_is_in() -> None:
+    """Two that come together are one batch or two; who comes later takes as long either way."""
+    services = ServiceTimes(dict.fromkeys((1, 2), tuple(0.01 * (1 + place) for place in range(100))))
+    arrivals_s = [0.0, 0.0, *(10.0 * place for place in range(1, 99))]
+    apart, together = (replay(arrivals_s, services, limit).latencies_s for limit in (1, 2))
+    assert together[2:] == apart[2:]
+    assert together[:2] != apart[:2]
