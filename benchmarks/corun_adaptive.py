@@ -101,7 +101,7 @@ def _batches(stage: Stage, arm: Arm) -> dict[int, float]:
     for size in SIZES:
         stage.request_knobs(Knobs(size, int(FILL_S * 1e9)))
         played = stage.play([number * gap_s for number in range(BURSTS) for _ in range(size)], arm)
-        times_s: Sequence[float] = service_times(played.samples).seconds.get(size, ())
+        times_s: Sequence[float] = service_times(played.samples, FILL_S).seconds.get(size, ())
         if times_s:
             found[size] = sum(times_s) / len(times_s)
             gap_s = FILL_S + 3 * found[size]

@@ -38,7 +38,6 @@ class Setup:
     slo_s: float
     server_slo_s: float
     batch_limit: int
-    turnaround_s: float
     services: dict[int, tuple[float, ...]]
 
     def json(self) -> dict[str, Any]:
@@ -54,7 +53,7 @@ class Setup:
     @property
     def service_times(self) -> ServiceTimes:
         """As the predictor takes them."""
-        return ServiceTimes(self.services, self.turnaround_s)
+        return ServiceTimes(self.services)
 
 
 def measure_setup(stage: Stage) -> Setup:
@@ -66,11 +65,8 @@ def measure_setup(stage: Stage) -> Setup:
     slo_s = float(np.quantile(seen_s, 1 - FLOOR_LATE))
     times = service_times([sample for played in traces for sample in played.samples])
     long_s = arrivals("poisson", rate_hz, LONG, SEEDS_FROM - 1)
-    # without the turnaround: a single stall between two batches would stand behind each of them
-    served = typical(ServiceTimes(times.seconds))
-    server_slo_s = replay(long_s, served, stage.batch_limit).quantile_s(1 - FLOOR_LATE)
-    services = {size: tuple(times_s) for size, times_s in times.seconds.items()}
-    return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, times.turnaround_s, services)
+    server_slo_s = replay(long_s, typical(times), stage.batch_limit).quantile_s(1 - FLOOR_LATE)
+    return Setup(rate_hz, slo_s, server_slo_s, stage.batch_limit, dict(times.seconds))
 
 
 def _steady_round_trip_s(stage: Stage) -> float:

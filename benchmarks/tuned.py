@@ -36,7 +36,7 @@ QUANTILE = 0.95
 LOAD_SHARE = 0.5
 KNOBS = ("cpu_hz", "gpu_hz", "emc_hz", "batch")
 ROUNDS = 4
-BURSTS, FEWEST = 12, 3
+BURSTS, FEWEST, FILL_S = 12, 3, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ def calibrate(stack: Stack, plan: LoadPlan, table: ClockTable, max_batch: int) -
             bursts = tuple(number * gap_s for number in range(BURSTS // batch + FEWEST) for _ in range(batch))
             setting = Setting(table.maximum(), batch)
             window = bench.measure(
-                setting, dataclasses.replace(plan, arrivals_s=bursts), settle_s=0.1, batch_wait_s=0.03
+                setting, dataclasses.replace(plan, arrivals_s=bursts), settle_s=0.1, batch_wait_s=FILL_S
             )
-            sizes[batch] = service_times(window.samples).seconds[batch]
+            sizes[batch] = service_times(window.samples, FILL_S).seconds[batch]
             # the next size takes about twice as long
             gap_s = 0.1 + 2.5 * statistics.median(sizes[batch])
     finally:

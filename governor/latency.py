@@ -8,12 +8,12 @@ window knows its service times is told by how much they differ between its segme
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
-from predictor.queueing import ServiceTimes, quantile, replay
+from predictor.queueing import ServiceTimes, occupied_s, quantile, replay
 from telemetry.instance_page import Sample, Status
 
 from .guard import Slo, Verdict, judge
@@ -69,30 +69,26 @@ class Busy:
 
 
 def batches_of(samples: Iterable[Sample]) -> list[Sample]:
-    """One sample of each batch served, in order of their start."""
-    served = sorted((sample for sample in samples if sample.status is Status.OK), key=lambda sample: sample.start_ns)
+    """Of each batch served the sample that arrived first, in order of their start."""
+    served = [sample for sample in samples if sample.status is Status.OK]
+    served.sort(key=lambda sample: (sample.start_ns, -sample.arrival_ns))
     return list({sample.start_ns: sample for sample in served}.values())
 
 
-def service_times(samples: Sequence[Sample]) -> ServiceTimes:
-    """Service times by batch size, each batch counted once; `ValueError` if no request was served."""
-    batches = batches_of(samples)
-    sizes: dict[int, list[float]] = {}
-    for sample in batches:
-        sizes.setdefault(sample.batch, []).append(sample.service_s)
-    # where the next batch waited already, what passed before it began is the server's own
-    between = [
-        (after.start_ns - before.end_ns) / 1e9
-        for before, after in pairwise(batches)
-        if after.arrival_ns < before.end_ns <= after.start_ns
-    ]
-    turnaround_s = sum(between) / len(between) if between else 0.0
-    return ServiceTimes({size: tuple(times) for size, times in sizes.items()}, turnaround_s)
+def service_times(samples: Iterable[Sample], batch_wait_s: float = 0.0) -> ServiceTimes:
+    """Seconds that each batch occupied the server, by batch size; `ValueError` if no request was served."""
+    sizes: dict[int, list[float]] = defaultdict(list)
+    free_ns = math.inf  # nothing is known of what the first one found
+    for batch in batches_of(samples):
+        arrival_s, free_s = (batch.arrival_ns - batch.start_ns) / 1e9, (free_ns - batch.start_ns) / 1e9
+        sizes[batch.batch].append(occupied_s(arrival_s, 0.0, batch.service_s, free_s, batch_wait_s))
+        free_ns = batch.end_ns
+    return ServiceTimes({size: tuple(times_s) for size, times_s in sizes.items()})
 
 
 def latency_at_load_s(window: ModelWindow) -> float:
     """The SLO's quantile of latency when the whole run's arrivals meet this window's service times, in seconds."""
-    replayed_s = _replayed_s(window, window.arrivals_s, service_times(window.samples))
+    replayed_s = _replayed_s(window, window.arrivals_s, service_times(window.samples, window.batch_wait_s))
     return min(replayed_s * window.surprise, HOPELESS * window.slo.limit_s)
 
 
@@ -104,7 +100,7 @@ def latency_bounds(window: ModelWindow) -> ModelWindow:
     doubt = half_width(_paces(window.samples))
     if not doubt < 1:
         return window
-    latest_s, services = window.arrivals_s[-LATEST:], service_times(window.samples)
+    latest_s, services = window.arrivals_s[-LATEST:], service_times(window.samples, window.batch_wait_s)
     low_s, usual_s, high_s = (
         _replayed_s(window, latest_s, services.stretched(1 + lean * doubt, lean)) for lean in (-1, 0, 1)
     )

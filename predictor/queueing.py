@@ -26,8 +26,6 @@ class ServiceTimes:
     """
 
     seconds: Mapping[int, tuple[float, ...]]
-    turnaround_s: float = 0.0
-    """From the end of one batch to the start of the next, when requests wait."""
     lean: int = 0
     """What to think of other sizes if only one was seen: 0 that batching saves nothing, -1 the best, 1 the worst."""
 
@@ -40,7 +38,7 @@ class ServiceTimes:
     def stretched(self, times: float, lean: int = 0) -> ServiceTimes:
         """The same if everything took `times` as long, and other sizes were what `lean` says."""
         seconds = {size: tuple(times * time_s for time_s in seen) for size, seen in self.seconds.items()}
-        return ServiceTimes(seconds, times * self.turnaround_s, lean)
+        return ServiceTimes(seconds, lean)
 
     def mean_s(self, batch: int) -> float:
         """Mean seconds of one batch of this size: measured, or on the line through the nearest two sizes measured."""
@@ -139,7 +137,7 @@ def replay(
         latencies.append(end_s - arrival_s)
         if size > 1:
             latencies += [end_s - arrived_s for arrived_s in arrivals_s[first + 1 : last]]
-        free_s = end_s + services.turnaround_s
+        free_s = end_s
         busy_s += service_s
         batches += 1
         first = last

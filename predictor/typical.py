@@ -36,7 +36,7 @@ def typical(services: ServiceTimes) -> ServiceTimes:
         own = len(times) / (len(times) + WEIGHT)
         usual_s = own * medians[size] + (1 - own) * (base_s + each_s * size)
         likely[size] = tuple(max(LEAST * usual_s, usual_s + deviation_s) for deviation_s in deviations_s)
-    return ServiceTimes(likely, services.turnaround_s, services.lean)
+    return ServiceTimes(likely, services.lean)
 
 
 def _line(points: dict[int, tuple[float, int]]) -> tuple[float, float]:

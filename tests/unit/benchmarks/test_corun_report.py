@@ -21,7 +21,7 @@ from benchmarks.corun_traces import arrivals
 from predictor.queueing import replay
 
 REQUESTS = 500
-SETUP = Setup(20.0, 0.030, 0.029, 8, 0.0, {1: (0.010, 0.011, 0.012)})
+SETUP = Setup(20.0, 0.030, 0.029, 8, {1: (0.010, 0.011, 0.012)})
 
 
 def row(kind: str, seed: int, repeat: int, arm: str, *, slower: float = 1.0, steps: float = 0.0) -> dict[str, Any]:

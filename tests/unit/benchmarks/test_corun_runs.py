@@ -92,7 +92,7 @@ def test_a_block_counts_once_all_its_arms_are_there(tmp_path: Path) -> None:
 
 def test_a_setting_survives(tmp_path: Path) -> None:
     """A run that goes on offers and promises what the one before it did."""
-    setup = Setup(20.0, 0.03, 0.029, 8, 0.0, {1: (0.01, 0.011), 2: (0.02,)})
+    setup = Setup(20.0, 0.03, 0.029, 8, {1: (0.01, 0.011), 2: (0.02,)})
     Kept(tmp_path).keep_setup("digits_cnn", setup)
     assert Kept(tmp_path).setup("digits_cnn") == setup
 
@@ -129,7 +129,7 @@ class Theatre(Stage):
         return played([(0, 5), (5, 10)], [(1, 4)])
 
 
-SETUP = Setup(20.0, 0.03, 0.029, 8, 0.0, {1: (0.01,)})
+SETUP = Setup(20.0, 0.03, 0.029, 8, {1: (0.01,)})
 BLOCK = Block("poisson", 0, 0, 5, (OURS, NONE, NAIVE))
 
 

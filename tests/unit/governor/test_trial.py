@@ -63,6 +63,17 @@ def test_a_batch_counts_once() -> None:
     assert service_times([*batch, Sample(0, 0, 9, 1, Status.FAILED)]).seconds == {4: (1e-6,)}
 
 
+def test_what_passes_before_a_waiting_batch_begins_is_its_own() -> None:
+    """A stall between two batches lengthens the one that waited for it, once; waiting to fill a batch is none."""
+    waited = [
+        Sample(at_ns, start_ns, start_ns + 100, 1, Status.OK) for at_ns, start_ns in ((0, 0), (50, 900), (2000, 2000))
+    ]
+    filling = [Sample(at_ns, 1_500, 1_600, 2, Status.OK) for at_ns in (500, 1_400)]
+    assert service_times(waited).seconds == {1: (1e-7, 9e-7, 1e-7)}
+    assert service_times([waited[0], *filling], batch_wait_s=1e-6).seconds == {1: (1e-7,), 2: (1e-7,)}
+    assert service_times([waited[0], *filling]).seconds == {1: (1e-7,), 2: (1.1e-6,)}
+
+
 def test_latency_is_replayed_against_the_whole_run() -> None:
     """Two windows that saw other requests but the same service times are given the same latency."""
     early, late = window(30), window(80)
@@ -139,12 +150,14 @@ def test_a_trial_is_judged_again_at_the_load_known_later() -> None:
 
 
 def slow_spells(number: int) -> ModelWindow:
-    """Requests of which one in ten took three times what its batch took to execute."""
-    late = [
-        replace(sample, arrival_ns=sample.arrival_ns - (2 * round(SERVICE_S * 1e9) if index % 10 == 0 else 0))
-        for index, sample in enumerate(samples(number))
-    ]
-    return replace(window(), samples=tuple(late), arrivals_s=tuple(float(second) for second in range(200)))
+    """Of ten requests three came at once, in a run whose arrivals are far apart: the third took three services."""
+    service_ns, seen = round(SERVICE_S * 1e9), samples(number)
+    for index, sample in enumerate(seen):
+        if (place := index % 10) in (1, 2):
+            arrival_ns = seen[index - place].arrival_ns
+            start_ns = arrival_ns + place * service_ns
+            seen[index] = replace(sample, arrival_ns=arrival_ns, start_ns=start_ns, end_ns=start_ns + service_ns)
+    return replace(window(), samples=tuple(seen), arrivals_s=tuple(float(second) for second in range(200)))
 
 
 def test_spells_that_the_replay_does_not_know_lift_its_latencies() -> None:

@@ -23,18 +23,18 @@ def test_a_lone_stall_does_not_become_the_rule_of_its_size() -> None:
 def test_what_was_seen_often_speaks_for_itself() -> None:
     """Enough batches of each size, or one size alone, are left as they are."""
     for services in (
-        ServiceTimes({1: (0.01,) * ENOUGH, 8: (0.005,) * ENOUGH}, 0.001),
-        ServiceTimes({4: (0.01, 0.1)}, 0.001),
+        ServiceTimes({1: (0.01,) * ENOUGH, 8: (0.005,) * ENOUGH}),
+        ServiceTimes({4: (0.01, 0.1)}),
     ):
         assert typical(services) is services
 
 
 def test_sizes_that_cost_more_do_so_still() -> None:
-    """A few batches of eight at eight times as long stay near it; turnaround and lean are kept."""
-    services = ServiceTimes({1: (0.01,) * 50, 8: (0.08,) * 5}, 0.002, 1)
+    """A few batches of eight at eight times as long stay near it; lean is kept."""
+    services = ServiceTimes({1: (0.01,) * 50, 8: (0.08,) * 5}, 1)
     made = typical(services)
     assert made.mean_s(8) == pytest.approx(0.08, rel=0.05)
-    assert (made.turnaround_s, made.lean) == (0.002, 1)
+    assert made.lean == 1
 
 
 def test_no_time_becomes_unlikely_small() -> None:
